@@ -1,0 +1,116 @@
+//! A newtype for each kind of number, so that a chat's place can never be passed for an inbox's.
+
+use std::fmt;
+
+macro_rules! number {
+    ($(#[$doc:meta])* $name:ident($inner:ty)) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub $inner);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+number!(
+    /// One core's executor and all that it owns, numbered from 0 within a node.
+    ShardId(u16)
+);
+number!(
+    /// A fixed hash slice of all users and chats: the unit of replication.
+    PartitionId(u16)
+);
+number!(
+    /// An installation of a user, numbered by whoever issues the tokens.
+    DeviceId(u32)
+);
+number!(
+    /// Place of a message or a membership change in its chat: 1, 2, 3 …; 0 is "none".
+    ChatSeq(u64)
+);
+number!(
+    /// Place of a delivery in one device's inbox: 1, 2, 3 …; 0 is "none".
+    InboxSeq(u64)
+);
+number!(
+    /// A device's own counter of its sends; 0 is "none".
+    ClientSeq(u64)
+);
+number!(
+    /// Number of a device's inbox within its partition, given in the order in which devices were registered there.
+    InboxId(u32)
+);
+number!(
+    /// What a request carries and its answer repeats.
+    Correlation(u64)
+);
+
+/// A chat. Of a 1:1 chat the hash of the sorted pair of its users, of a group that of maker, device and nonce.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChatId(pub u128);
+
+impl fmt::Debug for ChatId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Display for ChatId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+/// A person: 1 to 39 bytes of `a-z 0-9 . _ + -`, held in place, so that it is copied without an allocation.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UserId {
+    len: u8,
+    bytes: [u8; UserId::MAX_BYTES],
+}
+
+impl UserId {
+    /// Longest name in bytes: with its length it fills five words, and a hyphenated UUID (36) fits.
+    pub const MAX_BYTES: usize = whimbrel_wire::limits::USER_MAX_BYTES;
+
+    /// The user of this name, or `None` if it is empty, too long, or has another character than the ones allowed.
+    pub fn new(name: &str) -> Option<UserId> {
+        let ok = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'+' | b'-');
+        if name.is_empty() || name.len() > Self::MAX_BYTES || !name.bytes().all(ok) {
+            return None;
+        }
+        let mut bytes = [0; Self::MAX_BYTES];
+        bytes[..name.len()].copy_from_slice(name.as_bytes());
+        Some(UserId { len: name.len() as u8, bytes })
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.bytes[..usize::from(self.len)]).expect("the constructor takes ASCII only")
+    }
+}
+
+impl fmt::Debug for UserId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Display for UserId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A connection of one shard: the slot that the shell gave it, and a generation, so that what is late for a connection
+/// that is gone never reaches the one that has its slot now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnId {
+    /// Index of the shell's and the core's tables of connections.
+    pub slot: u32,
+    /// Rises each time the slot is given anew.
+    pub generation: u32,
+}

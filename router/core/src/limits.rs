@@ -1,0 +1,93 @@
+//! Every bound of a shard, with its reason. What a test or an operator may tighten is in [`Bounds`].
+
+use whimbrel_wire::limits as wire;
+
+/// Answers kept for resent messages, per device and chat. A client has at most this many sends unanswered in one chat.
+pub const ANSWERS_KEPT: usize = 64;
+
+/// Unanswered requests of one session. More are refused: the answers they will need must fit the bound of its queue.
+pub const SENDS_IN_FLIGHT_MAX: u32 = 64;
+
+/// Fan-out records of one chat and partition on their way, not confirmed.
+pub const OUTBOX_WINDOW: usize = 256;
+
+/// Payloads up to this many bytes are copied behind their frame's head; longer ones go out as a second range straight
+/// from the log. Below it a copy (tens of ns) is cheaper than one more range in a sendmsg.
+pub const COPY_PAYLOAD_MAX_BYTES: usize = 1024;
+
+/// Microseconds in a millisecond.
+pub const MS: u64 = 1000;
+
+/// A message of a chat is refused while this many of the chat's messages wait for some partition of members.
+pub const OUTBOX_MAX: usize = 4096;
+
+/// How long an acknowledgement may wait for the others it is committed with. P5 allows one second from its receipt to
+/// its commit; a flush that takes as long as this again still keeps it.
+pub const ACK_GATHER_US: u64 = 250 * MS;
+
+/// How long confirmations of fan-out records wait for the others they are committed with. They only bound what a restart
+/// sends again.
+pub const CONFIRM_GATHER_US: u64 = 1000 * MS;
+
+/// A fan-out record that was not confirmed for so long is sent again.
+pub const OUTBOX_RETRY_US: u64 = 2_000 * MS;
+
+/// Raft's tick.
+pub const RAFT_TICK_US: u64 = 100 * MS;
+
+/// Log room kept back from sends, so that acknowledgements and fan-out of what was accepted still find room.
+pub const STAGING_RESERVE_BYTES: usize = 512 * 1024;
+
+/// Bounds that may be set.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Connections of one shard.
+    pub connections: u32,
+    /// Deliveries a device may have unacknowledged.
+    pub credit_messages: u32,
+    /// Payload bytes a device may have unacknowledged. One delivery always goes, however large.
+    pub credit_bytes: u32,
+    /// Bytes queued on a connection above which it is closed as too slow. It is served from the log when it returns.
+    pub queue_max_bytes: u32,
+    /// A connection has to log in within this time.
+    pub login_us: u64,
+    /// A connection from which nothing came for so long is closed. Clients ping at a third of it.
+    pub keepalive_us: u64,
+    /// Bytes of commands gathered for the log, all partitions together; above it sends are refused.
+    pub gather_max_bytes: usize,
+    /// Messages waiting in the inboxes of one shard; above it fan-out waits in the outboxes, and these refuse when full.
+    pub inbox_pointers: usize,
+    /// Items that wait for a full lane; above it answers are dropped (clients ask again) and counted.
+    pub lane_backlog: usize,
+    /// The largest retry time that a refusal names.
+    pub retry_after_ms: u32,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Bounds {
+            connections: 19_000,
+            credit_messages: 256,
+            credit_bytes: 256 * 1024,
+            queue_max_bytes: 1024 * 1024,
+            login_us: 10_000 * MS,
+            keepalive_us: 90_000 * MS,
+            gather_max_bytes: 2 * 1024 * 1024,
+            inbox_pointers: 8_000_000,
+            lane_backlog: 16_384,
+            retry_after_ms: 200,
+        }
+    }
+}
+
+const _: () = {
+    // A device that has used its credit, and has all its requests answered at once, still has a queue within the bound.
+    assert!(256 * 1024 + 256 * 512 + SENDS_IN_FLIGHT_MAX as usize * 1024 < 1024 * 1024);
+    // What a client may have unanswered in one chat is found again after a reconnect.
+    assert!(SENDS_IN_FLIGHT_MAX as usize <= ANSWERS_KEPT);
+    // Commands in hand and their batch find room in the staging ring.
+    assert!(2 * 1024 * 1024 + STAGING_RESERVE_BYTES < 4 * 1024 * 1024);
+    // The largest frame fits the gather bound many times.
+    assert!(wire::FRAME_MAX_BYTES * 16 <= 2 * 1024 * 1024);
+    assert!(ACK_GATHER_US * 2 <= 1000 * MS);
+};

@@ -1,0 +1,8 @@
+//! `whimbrel`: the server and the clients that come with it.
+
+mod cli;
+mod token;
+
+fn main() -> std::process::ExitCode {
+    cli::main(std::env::args_os())
+}

@@ -1,0 +1,431 @@
+//! The simulated shell of one shard: what the server's shell does with a ring, done with the world's clock and chance. It
+//! gathers what is ready, feeds the shard in some order, ends the turn, and carries out what the shard wants.
+
+use std::collections::VecDeque;
+
+use whimbrel_core::ids::{ConnId, ShardId};
+use whimbrel_core::io::{Effect, Effects, Input, Moving};
+use whimbrel_core::lane::LaneItem;
+use whimbrel_core::Shard;
+use whimbrel_storage::{Disk, LogWrite, SegmentId};
+
+use crate::bottom::Bottom;
+use crate::check::{Check, Violation};
+use crate::conns::{Conns, Detach, News};
+use crate::disk::{Crash, SimDisk};
+use crate::plant::Plant;
+use crate::socket::SocketIndex;
+use crate::tell;
+
+/// Items of one lane, and pieces of one connection, that a turn takes at most.
+const SHARE_OF_TURN: usize = 16;
+
+/// What the shards of a node have in common.
+pub(crate) struct Shared {
+    pub(crate) lanes: Lanes,
+    pub(crate) moving: Vec<InTransit>,
+}
+
+/// A connection between two shards.
+pub(crate) struct InTransit {
+    pub(crate) due_us: u64,
+    pub(crate) to: ShardId,
+    pub(crate) socket: SocketIndex,
+    pub(crate) moving: Box<Moving>,
+}
+
+/// A queue for each ordered pair of shards.
+pub(crate) struct Lanes {
+    shards: usize,
+    capacity: usize,
+    queues: Vec<VecDeque<LaneItem>>,
+}
+
+impl Lanes {
+    pub(crate) fn new(shards: u16, capacity: usize) -> Lanes {
+        let shards = usize::from(shards);
+        Lanes { shards, capacity, queues: (0..shards * shards).map(|_| VecDeque::new()).collect() }
+    }
+
+    fn queue(&mut self, from: ShardId, to: ShardId) -> &mut VecDeque<LaneItem> {
+        &mut self.queues[usize::from(from.0) * self.shards + usize::from(to.0)]
+    }
+
+    fn room(&self, from: usize, to: usize) -> usize {
+        self.capacity - self.queues[from * self.shards + to].len()
+    }
+
+    fn len(&self, from: usize, to: usize) -> usize {
+        self.queues[from * self.shards + to].len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queues.iter().all(VecDeque::is_empty)
+    }
+}
+
+/// Something that a shard can be told now.
+#[derive(Clone, Copy, Debug)]
+enum Ready {
+    Arrival,
+    Adoption,
+    Conn(ConnId, News),
+    Lane(ShardId),
+    Flushed,
+    Prepared(SegmentId),
+    Timer,
+    Stop,
+}
+
+struct Flush {
+    due_us: u64,
+    fails: bool,
+    write: LogWrite,
+}
+
+pub(crate) struct Cell {
+    pub(crate) id: ShardId,
+    pub(crate) shard: Shard,
+    pub(crate) disk: SimDisk,
+    pub(crate) arrivals: VecDeque<SocketIndex>,
+    pub(crate) stop_at_us: Option<u64>,
+    pub(crate) stopped: bool,
+    /// The shard wants the process to end at once.
+    pub(crate) ended: bool,
+    flush_failed: bool,
+    pub(crate) next_turn_us: u64,
+    booted_us: u64,
+    conns: Conns,
+    effects: Effects,
+    flush: Option<Flush>,
+    preparing: Vec<(u64, SegmentId)>,
+    wake_at_us: Option<u64>,
+    received: Vec<u8>,
+}
+
+impl Cell {
+    pub(crate) fn new(id: ShardId, shard: Shard, disk: SimDisk, shards: u16, booted_us: u64) -> Cell {
+        Cell {
+            id,
+            shard,
+            disk,
+            arrivals: VecDeque::new(),
+            stop_at_us: None,
+            stopped: false,
+            ended: false,
+            flush_failed: false,
+            next_turn_us: 0,
+            booted_us,
+            conns: Conns::default(),
+            effects: Effects { lane_room: vec![0; usize::from(shards)], ..Effects::default() },
+            flush: None,
+            preparing: Vec::new(),
+            // A shard may want to be called before anything happens to it.
+            wake_at_us: Some(0),
+            received: Vec::new(),
+        }
+    }
+
+    /// When the shard has something to do, if it has.
+    pub(crate) fn ready_at(&self, b: &Bottom, shared: &Shared) -> Option<u64> {
+        if self.stopped || self.ended {
+            return None;
+        }
+        let mut first = None;
+        self.each_ready(b, shared, &mut |_, at_us| first = Some(first.map_or(at_us, |first: u64| first.min(at_us))));
+        first.map(|first| first.max(self.next_turn_us))
+    }
+
+    fn each_ready(&self, b: &Bottom, shared: &Shared, each: &mut impl FnMut(Ready, u64)) {
+        for _ in &self.arrivals {
+            each(Ready::Arrival, 0);
+        }
+        for transit in shared.moving.iter().filter(|transit| transit.to == self.id) {
+            each(Ready::Adoption, transit.due_us);
+        }
+        for conn in self.conns.iter() {
+            conn.news_at(b, &mut |news, at_us| each(Ready::Conn(conn.id, news), at_us));
+        }
+        for from in 0..shared.lanes.shards {
+            for _ in 0..shared.lanes.len(from, usize::from(self.id.0)).min(SHARE_OF_TURN) {
+                each(Ready::Lane(ShardId(from as u16)), 0);
+            }
+        }
+        if let Some(flush) = &self.flush {
+            each(Ready::Flushed, flush.due_us);
+        }
+        for &(due_us, segment) in &self.preparing {
+            each(Ready::Prepared(segment), due_us);
+        }
+        if let Some(at_us) = self.wake_at_us {
+            each(Ready::Timer, at_us);
+        }
+        if let Some(at_us) = self.stop_at_us {
+            each(Ready::Stop, at_us);
+        }
+    }
+
+    /// One turn: some of what is ready, in some order.
+    pub(crate) fn turn(&mut self, b: &mut Bottom, shared: &mut Shared) -> Result<(), Violation> {
+        let mut ready = Vec::new();
+        let now_us = b.now_us;
+        self.each_ready(b, shared, &mut |what, at_us| {
+            if at_us <= now_us {
+                ready.push(what);
+            }
+        });
+        b.rng.shuffle(&mut ready);
+        if !b.healed {
+            ready.truncate(b.rng.between(1, b.weather.turn_inputs) as usize);
+        }
+        self.look_at_lanes(b, shared);
+        // A shell may carry out what a shard wants after each input or once at the turn's end.
+        let eager = b.rng.per_mille(200);
+        for what in ready {
+            self.feed(what, b, shared)?;
+            if eager {
+                self.carry_out(b, shared)?;
+            }
+        }
+        self.handle(Input::TurnEnd, b);
+        self.carry_out(b, shared)?;
+        self.conns.send(b);
+        self.next_turn_us = b.now_us + if b.healed { 20 } else { b.rng.around(b.weather.turn_us) };
+        Ok(())
+    }
+
+    fn look_at_lanes(&mut self, b: &mut Bottom, shared: &Shared) {
+        for (to, room) in self.effects.lane_room.iter_mut().enumerate() {
+            *room = shared.lanes.room(usize::from(self.id.0), to);
+            b.stats.full_lanes += u64::from(*room == 0);
+        }
+    }
+
+    fn handle(&mut self, input: Input<'_>, b: &mut Bottom) {
+        b.stats.steps += 1;
+        b.stats.load_steps += u64::from(matches!(input, Input::Received { .. } | Input::Lane { .. }));
+        b.trace.line(format_args!("{} <- {}", self.id, tell::Told(&input)));
+        self.shard.handle(b.now(self.booted_us), input, &mut self.effects);
+        self.shard.invariants();
+    }
+
+    fn feed(&mut self, what: Ready, b: &mut Bottom, shared: &mut Shared) -> Result<(), Violation> {
+        match what {
+            Ready::Arrival => {
+                if let Some(socket) = self.arrivals.pop_front() {
+                    let conn = self.conns.open(socket);
+                    self.handle(Input::Connected { conn }, b);
+                }
+            }
+            Ready::Adoption => self.adopt(b, shared),
+            Ready::Conn(conn, news) => self.hear(conn, news, b),
+            Ready::Lane(from) => {
+                if let Some(item) = shared.lanes.queue(from, self.id).pop_front() {
+                    self.handle(Input::Lane { from, item }, b);
+                }
+            }
+            Ready::Flushed => self.flushed(b)?,
+            Ready::Prepared(segment) => self.prepared(segment, b)?,
+            Ready::Timer => {
+                self.wake_at_us = None;
+                self.handle(Input::Timeout, b);
+            }
+            Ready::Stop => {
+                self.stop_at_us = None;
+                self.handle(Input::Stop, b);
+            }
+        }
+        Ok(())
+    }
+
+    fn adopt(&mut self, b: &mut Bottom, shared: &mut Shared) {
+        let due = |transit: &InTransit| transit.to == self.id && transit.due_us <= b.now_us;
+        let Some(index) = shared.moving.iter().position(due) else { return };
+        let transit = shared.moving.remove(index);
+        let conn = self.conns.open(transit.socket);
+        b.stats.moves += 1;
+        self.handle(Input::Adopted { conn, moving: transit.moving }, b);
+    }
+
+    /// Tells the shard what a connection has. It may have changed in this very turn, so it is looked at once more.
+    fn hear(&mut self, id: ConnId, news: News, b: &mut Bottom) {
+        let Some(conn) = self.conns.get(id) else { return };
+        let mut still = false;
+        conn.news_at(b, &mut |other, at_us| still |= other == news && at_us <= b.now_us);
+        if !still {
+            return;
+        }
+        match news {
+            News::Bytes => {
+                let mut received = std::mem::take(&mut self.received);
+                received.clear();
+                b.sockets[conn.socket].node_reads(&mut b.rng, &mut received);
+                self.handle(Input::Received { conn: id, bytes: &received }, b);
+                self.received = received;
+            }
+            News::Written => {
+                let bytes = conn.written().unwrap_or(0);
+                if bytes > 0 && !b.fuse.fires(Plant::WrittenDrops) {
+                    self.handle(Input::Written { conn: id, bytes }, b);
+                }
+            }
+            News::Gone => {
+                let socket = conn.socket;
+                self.conns.release(id);
+                if !b.sockets[socket].client_closed() {
+                    let arriving = b.arriving(b.sockets[socket].on_the_way_down());
+                    b.socket(socket).node_closes(arriving);
+                }
+                self.handle(Input::Disconnected { conn: id }, b);
+            }
+            News::Detached => {
+                conn.detach = Detach::Done;
+                self.handle(Input::Detached { conn: id }, b);
+            }
+        }
+    }
+
+    fn flushed(&mut self, b: &mut Bottom) -> Result<(), Violation> {
+        let Some(Flush { fails, write, .. }) = self.flush.take() else { return Ok(()) };
+        if fails {
+            b.stats.failed_writes += 1;
+            self.flush_failed = true;
+            let _ = self.disk.write_unfinished(&write, &mut b.rng);
+            self.handle(Input::LogFailed { write: write.id }, b);
+            return Ok(());
+        }
+        self.disk.write(&write, &mut b.fuse).map_err(|error| Violation::new(Check::Start, format!("the simulated disk: {error}")))?;
+        self.handle(Input::LogWritten { write: write.id }, b);
+        Ok(())
+    }
+
+    fn prepared(&mut self, segment: SegmentId, b: &mut Bottom) -> Result<(), Violation> {
+        self.preparing.retain(|&(_, other)| other != segment);
+        if !b.healed && b.rng.per_mille(b.weather.prepare_fails_per_mille) {
+            self.handle(Input::SegmentFailed { segment }, b);
+            return Ok(());
+        }
+        let made = self.disk.create(segment, b.weather.segment_bytes);
+        let mapping = made.map_err(|error| Violation::new(Check::Start, format!("segment {segment:?} cannot be made: {error}")))?;
+        self.handle(Input::SegmentReady { segment, mapping }, b);
+        Ok(())
+    }
+
+    fn carry_out(&mut self, b: &mut Bottom, shared: &mut Shared) -> Result<(), Violation> {
+        let mut list = std::mem::take(&mut self.effects.list);
+        for effect in list.drain(..) {
+            b.trace.line(format_args!("{} -> {}", self.id, tell::Wanted(&effect, &self.effects.bytes)));
+            self.carry_out_one(effect, b, shared)?;
+        }
+        self.effects.list = list;
+        self.effects.clear();
+        Ok(())
+    }
+
+    fn carry_out_one(&mut self, effect: Effect, b: &mut Bottom, shared: &mut Shared) -> Result<(), Violation> {
+        match effect {
+            Effect::Send { conn, head, payload } => {
+                let mut bytes = self.effects.bytes[head].to_vec();
+                bytes.extend_from_slice(payload.as_deref().unwrap_or(&[]));
+                if let Some(conn) = self.conns.get(conn) {
+                    conn.queue(b, bytes);
+                }
+            }
+            Effect::Close { conn } => {
+                if let Some(conn) = self.conns.get(conn) {
+                    conn.close(b);
+                }
+            }
+            Effect::Detach { conn } => {
+                let quiet_at_us = b.now_us + if b.healed { 10 } else { b.rng.around(200) };
+                if let Some(conn) = self.conns.get(conn) {
+                    conn.detach = Detach::Wanted { quiet_at_us };
+                }
+            }
+            Effect::Move { conn, to, moving } => return self.hand_over(conn, to, moving, b, shared),
+            Effect::Lane { to, item } => return self.put_into_lane(to, item, b, shared),
+            Effect::WriteLog(write) => {
+                let due_us = b.now_us + if b.healed { 50 } else { b.rng.around(b.weather.flush_us) };
+                let fails = !b.healed && b.rng.per_million(b.weather.flush_fails_per_million);
+                if self.flush.replace(Flush { due_us, fails, write }).is_some() {
+                    return Err(Violation::new(Check::Panic, "two log writes in flight"));
+                }
+            }
+            Effect::PrepareSegment(segment) => {
+                let due_us = b.now_us + if b.healed { 500 } else { b.rng.around(b.weather.prepare_us) };
+                self.preparing.push((due_us, segment));
+            }
+            Effect::WakeAt { mono_us } => self.wake_at_us = Some(mono_us.saturating_add(self.booted_us)),
+            Effect::Stopped => self.stopped = true,
+            Effect::Fatal(fatal) => {
+                self.ended = true;
+                if !self.flush_failed {
+                    return Err(Violation::new(Check::Panic, fatal.text()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn hand_over(
+        &mut self,
+        conn: ConnId,
+        to: ShardId,
+        mut moving: Box<Moving>,
+        b: &mut Bottom,
+        shared: &mut Shared,
+    ) -> Result<(), Violation> {
+        // It broke in this very turn, before the shard was told: then there is nothing to hand over any more.
+        let Some(gone) = self.conns.release(conn) else { return Ok(()) };
+        if gone.detach != Detach::Done || !gone.is_idle() {
+            return Err(Violation::new(Check::Panic, format!("{conn:?} is moved while bytes are on their way")));
+        }
+        if !moving.unread.is_empty() && b.fuse.fires(Plant::MoveForgets) {
+            moving.unread.clear();
+        }
+        let due_us = b.now_us + if b.healed { 10 } else { b.rng.around(100) };
+        shared.moving.push(InTransit { due_us, to, socket: gone.socket, moving });
+        Ok(())
+    }
+
+    fn put_into_lane(&mut self, to: ShardId, item: LaneItem, b: &mut Bottom, shared: &mut Shared) -> Result<(), Violation> {
+        let capacity = shared.lanes.capacity;
+        let queue = shared.lanes.queue(self.id, to);
+        if queue.len() == capacity {
+            return Err(Violation::new(Check::Panic, format!("the lane from {} to {to} is full, and it was said so", self.id)));
+        }
+        if !b.fuse.fires(Plant::LaneDrops) {
+            queue.push_back(item);
+        }
+        Ok(())
+    }
+
+    /// Sockets of this shard, whatever state they are in.
+    pub(crate) fn sockets(&self) -> Vec<SocketIndex> {
+        self.conns.iter().map(|conn| conn.socket).chain(self.arrivals.iter().copied()).collect()
+    }
+
+    /// Nothing of the shell's own is under way.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.flush.is_none() && self.preparing.is_empty() && self.arrivals.is_empty()
+    }
+
+    /// The node ends here, in the middle of whatever it was doing.
+    pub(crate) fn crash(mut self, how: Crash, b: &mut Bottom) -> SimDisk {
+        for (_, segment) in std::mem::take(&mut self.preparing) {
+            // It was there just in time, or not at all.
+            if b.rng.per_mille(300) {
+                let _ = self.disk.create(segment, b.weather.segment_bytes);
+            }
+        }
+        if let Some(flush) = self.flush.take() {
+            let _ = self.disk.write_unfinished(&flush.write, &mut b.rng);
+        }
+        drop(self.shard);
+        if how == Crash::PowerCut {
+            let remains = self.disk.power_cut(&mut b.rng);
+            b.stats.torn += u64::from(remains.kept > 0 && remains.lost > 0);
+        }
+        self.disk
+    }
+}

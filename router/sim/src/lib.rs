@@ -1,0 +1,31 @@
+//! The whole node on one thread from a seed: the real core over the real log, with everything beneath them simulated: bytes,
+//! blocks, time. A reference model watches what clients are told and finds what must not be.
+//!
+//! - [`run`] runs one seed; [`Run`] names it, [`Outcome`] says what was found.
+//! - [`plant`] lists bugs that can be planted at the bottom, to see that the checks find them.
+
+#![forbid(unsafe_code)]
+
+mod bottom;
+mod cell;
+pub mod check;
+mod client;
+mod conns;
+mod disk;
+mod hostile;
+mod model;
+mod node;
+pub mod plant;
+mod rng;
+mod run;
+mod socket;
+mod tap;
+mod tell;
+mod tokens;
+mod trace;
+mod weather;
+mod world;
+
+pub use bottom::Stats;
+pub use run::{DEFAULT_STEPS, Outcome, Run, dying_words, failure, run};
+pub use trace::Trace;

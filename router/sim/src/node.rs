@@ -1,0 +1,111 @@
+//! The simulated process: its shards, their lanes, its starts and its ends.
+
+use whimbrel_core::Shard;
+use whimbrel_core::ids::ShardId;
+use whimbrel_core::io::ShardConfig;
+use whimbrel_storage::LogOptions;
+
+use crate::bottom::Bottom;
+use crate::cell::{Cell, Lanes, Shared};
+use crate::check::{Check, Violation};
+use crate::disk::{Crash, SimDisk};
+use crate::socket::SocketIndex;
+use crate::tokens;
+
+pub(crate) struct Node {
+    cells: Vec<Cell>,
+    shared: Shared,
+    stopping: bool,
+}
+
+impl Node {
+    /// Opens all shards on their disks.
+    pub(crate) fn start(disks: Vec<SimDisk>, b: &mut Bottom) -> Result<Node, Violation> {
+        let shards = b.weather.shards;
+        // A machine that was off counts its time anew.
+        let booted_us = if b.rng.per_mille(300) { b.now_us } else { 0 };
+        let mut cells = Vec::with_capacity(disks.len());
+        for (id, mut disk) in (0..).map(ShardId).zip(disks) {
+            let config = ShardConfig {
+                shard: id,
+                shards,
+                partitions: b.weather.partitions,
+                token_key: tokens::public_key(),
+                seed: b.rng.next(),
+                bounds: b.weather.bounds,
+            };
+            let options =
+                LogOptions { segment_size: b.weather.segment_bytes, batch_max: b.weather.batch_bytes, ..LogOptions::new(id.0) };
+            let shard = Shard::open(config, options, &mut disk.ram)
+                .map_err(|error| Violation::new(Check::Start, format!("shard {id} does not start: {error}")))?;
+            b.trace.line(format_args!("{id} starts"));
+            cells.push(Cell::new(id, shard, disk, shards, booted_us));
+        }
+        let lanes = Lanes::new(shards, b.weather.lane_capacity);
+        Ok(Node { cells, shared: Shared { lanes, moving: Vec::new() }, stopping: false })
+    }
+
+    /// When each shard has something to do.
+    pub(crate) fn ready_at(&self, b: &Bottom) -> impl Iterator<Item = (usize, u64)> {
+        self.cells.iter().enumerate().filter_map(|(index, cell)| Some((index, cell.ready_at(b, &self.shared)?)))
+    }
+
+    pub(crate) fn turn(&mut self, shard: usize, b: &mut Bottom) -> Result<(), Violation> {
+        self.cells[shard].turn(b, &mut self.shared)
+    }
+
+    /// A client connects: whichever shard the kernel likes accepts it. Nobody does once the node stops.
+    pub(crate) fn accept(&mut self, socket: SocketIndex, b: &mut Bottom) -> bool {
+        if self.stopping {
+            return false;
+        }
+        let shard = b.rng.index(self.cells.len());
+        self.cells[shard].arrivals.push_back(socket);
+        true
+    }
+
+    /// Somebody asks the process to stop.
+    pub(crate) fn stop(&mut self, b: &mut Bottom) {
+        self.stopping = true;
+        b.stats.stops += 1;
+        for cell in &mut self.cells {
+            cell.stop_at_us = Some(b.now_us + b.rng.around(1000));
+        }
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping
+    }
+
+    /// All shards have nothing left to do after a stop.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopping && self.cells.iter().all(|cell| cell.stopped)
+    }
+
+    /// A shard wants the process to end, for it cannot keep its promises any more.
+    pub(crate) fn wants_end(&self) -> bool {
+        self.cells.iter().any(|cell| cell.ended)
+    }
+
+    /// The process ends; what remains are its disks.
+    pub(crate) fn end(self, how: Crash, b: &mut Bottom) -> Vec<SimDisk> {
+        b.trace.line(format_args!("the node ends: {how:?}"));
+        for socket in self.cells.iter().flat_map(Cell::sockets).chain(self.shared.moving.iter().map(|it| it.socket)) {
+            let arriving = b.arriving(b.sockets[socket].on_the_way_down());
+            b.socket(socket).node_closes(arriving);
+        }
+        self.cells.into_iter().map(|cell| cell.crash(how, b)).collect()
+    }
+
+    /// Nothing is under way between or beneath the shards, and all of them serve.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.shared.lanes.is_empty()
+            && self.shared.moving.is_empty()
+            && self.cells.iter().all(|cell| cell.is_idle() && cell.shard.is_ready())
+    }
+
+    /// Deliveries that wait in inboxes for an acknowledgement.
+    pub(crate) fn waiting(&self) -> u64 {
+        self.cells.iter().map(|cell| cell.shard.waiting() as u64).sum()
+    }
+}

@@ -1,0 +1,109 @@
+//! What a seed decides before a run starts: how large the world is, how fast its parts are, and how often what breaks.
+
+use whimbrel_core::limits::{Bounds, MS};
+
+use crate::rng::Rng;
+use crate::socket::Pieces;
+
+/// Drawn once a run.
+#[derive(Debug)]
+pub(crate) struct Weather {
+    pub(crate) shards: u16,
+    pub(crate) partitions: u16,
+    pub(crate) lane_capacity: usize,
+    pub(crate) segment_bytes: u32,
+    pub(crate) batch_bytes: u32,
+    pub(crate) bounds: Bounds,
+    pub(crate) users: usize,
+    pub(crate) devices_max: u64,
+    /// Mean time between two things that happen anywhere.
+    pub(crate) pace_us: u64,
+    /// Mean time between two turns of a shard.
+    pub(crate) turn_us: u64,
+    /// Most inputs of one turn.
+    pub(crate) turn_inputs: u64,
+    pub(crate) flush_us: u64,
+    pub(crate) flush_fails_per_million: u64,
+    pub(crate) prepare_us: u64,
+    pub(crate) prepare_fails_per_mille: u64,
+    /// Mean time between two things that one client does.
+    pub(crate) client_us: u64,
+    pub(crate) payload_max: u64,
+    /// Messages that a device has unanswered at most.
+    pub(crate) in_flight: usize,
+    /// Per thing that a client does.
+    pub(crate) break_per_mille: u64,
+    pub(crate) crash_per_mille: u64,
+    pub(crate) stop_per_mille: u64,
+    pub(crate) hostile_per_mille: u64,
+    pub(crate) sleep_per_mille: u64,
+    pub(crate) wall_jump_per_mille: u64,
+    crumbs_per_mille: u64,
+    slow_per_mille: u64,
+}
+
+impl Weather {
+    /// The weather of a run.
+    pub(crate) fn new(rng: &mut Rng) -> Weather {
+        let shards = rng.between(1, 4) as u16;
+        let rough = rng.per_mille(700);
+        let calm = |per_mille: u64| if rough { per_mille } else { 0 };
+        Weather {
+            shards,
+            partitions: rng.between(4, 16) as u16,
+            lane_capacity: rng.pick(&[1, 2, 4, 16, 64, 256]),
+            segment_bytes: rng.pick(&[128, 256, 512, 1024]) << 10,
+            batch_bytes: rng.pick(&[80, 96, 128]) << 10,
+            bounds: bounds(rng),
+            users: rng.between(2, 5) as usize,
+            devices_max: rng.between(1, 3),
+            pace_us: rng.pick(&[10, 50, 200, 800]),
+            turn_us: rng.pick(&[100, 500, 2000]),
+            turn_inputs: rng.pick(&[4, 16, 64]),
+            flush_us: rng.pick(&[50, 500, 3000, 20_000]),
+            flush_fails_per_million: calm(rng.pick(&[0, 0, 2000])),
+            prepare_us: rng.pick(&[1_000, 20_000, 500_000]),
+            prepare_fails_per_mille: calm(rng.pick(&[0, 100, 500])),
+            client_us: rng.pick(&[200, 1000, 5000]),
+            payload_max: rng.pick(&[64, 400, 3000, 60_000]),
+            in_flight: rng.pick(&[1, 4, 16, 80]),
+            break_per_mille: calm(rng.pick(&[0, 2, 10])),
+            crash_per_mille: calm(rng.pick(&[0, 1, 3])),
+            stop_per_mille: calm(rng.pick(&[0, 0, 1])),
+            hostile_per_mille: calm(rng.pick(&[0, 2, 10])),
+            sleep_per_mille: calm(rng.pick(&[0, 0, 2])),
+            wall_jump_per_mille: calm(rng.pick(&[0, 5])),
+            crumbs_per_mille: calm(rng.pick(&[0, 20, 100])),
+            slow_per_mille: calm(rng.pick(&[0, 100, 400])),
+        }
+    }
+
+    /// How a new connection cuts its bytes, and what its client's kernel holds for it.
+    pub(crate) fn connection(&self, rng: &mut Rng) -> (Pieces, usize) {
+        let pieces = match rng.below(1000) {
+            n if n < self.crumbs_per_mille => Pieces::Crumbs,
+            n if n < 500 => Pieces::Some,
+            _ => Pieces::Whole,
+        };
+        let capacity = if rng.per_mille(self.slow_per_mille) { rng.between(1, 2000) } else { 64 * 1024 };
+        (pieces, capacity as usize)
+    }
+}
+
+fn bounds(rng: &mut Rng) -> Bounds {
+    let usual = Bounds::default();
+    let credit_bytes = rng.pick(&[1000, 20_000, usual.credit_bytes]);
+    Bounds {
+        connections: rng.pick(&[24, 64, 1000]),
+        credit_messages: rng.pick(&[1, 3, 20, usual.credit_messages]),
+        credit_bytes,
+        // Never so small that one that reads is too slow: a full credit, the largest frame, and answers to all requests.
+        queue_max_bytes: rng.pick(&[credit_bytes + (160 << 10), usual.queue_max_bytes]),
+        login_us: rng.pick(&[500 * MS, usual.login_us]),
+        keepalive_us: rng.pick(&[3_000 * MS, usual.keepalive_us]),
+        gather_max_bytes: rng.pick(&[66_000, 200_000, usual.gather_max_bytes]),
+        inbox_pointers: rng.pick(&[10, 100, usual.inbox_pointers]),
+        lane_backlog: rng.pick(&[16, 256, usual.lane_backlog]),
+        retry_after_ms: rng.pick(&[5, usual.retry_after_ms]),
+    }
+}

@@ -1,0 +1,401 @@
+//! The directory of a node: its lock and its identity.
+//!
+//! ```text
+//! DIR/lock             held by the running process, which wrote its pid into it
+//! DIR/whimbrel.json    what the directory was made with
+//! DIR/shard-N/         the log of each shard
+//! ```
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use crate::file::sync_directory;
+use crate::{FORMAT_VERSION, FileDisk, LogOptions};
+
+const IDENTITY: &str = "whimbrel.json";
+const LOCK: &str = "lock";
+
+/// What a data directory is made with and keeps for its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Partitions of the cluster.
+    pub partitions: u16,
+    /// Shards of the node.
+    pub shards: u16,
+    /// Bytes of a segment of the log.
+    pub segment_size: u32,
+}
+
+/// What an operator asked for in so many words. A directory that was made otherwise is refused; what is not asked for is as
+/// the directory says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// Partitions of the cluster.
+    pub partitions: Option<u16>,
+    /// Shards of the node.
+    pub shards: Option<u16>,
+    /// Bytes of a segment of the log.
+    pub segment_size: Option<u32>,
+}
+
+/// The contents of `whimbrel.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    /// Version of the format of everything in the directory.
+    pub format: u32,
+    /// A random number in hexadecimal, the same on all nodes of a cluster.
+    pub cluster: String,
+    /// This node of the cluster.
+    pub node: u64,
+    /// Partitions of the cluster.
+    pub partitions: u16,
+    /// Shards of the node.
+    pub shards: u16,
+    /// Bytes of a segment of the log.
+    pub segment_size: u32,
+}
+
+/// Why a data directory was not opened. Each names the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum DataDirError {
+    /// Another process holds the lock.
+    #[error("{path} is in use by {holder}: stop it, or choose another directory with --data")]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+        /// `process 123`, as the lock file says, or `another process`.
+        holder: String,
+    },
+    /// The permissions do not let this process in.
+    #[error(
+        "no permission to {doing} {path}: run as the user it belongs to, or `chown -R $(id -un)` the data directory \
+         (it must be readable and writable by this user and on a writable file system)"
+    )]
+    Permission {
+        /// What was tried.
+        doing: &'static str,
+        /// On what.
+        path: PathBuf,
+    },
+    /// Another failure of the file system.
+    #[error("cannot {doing} {path}: {source}")]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The path is not a directory.
+    #[error("{path} is not a directory: choose another one with --data")]
+    NotADirectory {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The identity cannot be read.
+    #[error(
+        "{path} is not a valid identity ({reason}): restore it from a backup; the logs beside it are of no use without"
+    )]
+    BadIdentity {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// There are logs, but no identity.
+    #[error(
+        "{path} has logs but no whimbrel.json: restore that file from a backup, or choose another directory with --data"
+    )]
+    IdentityMissing {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Made by a version with another format.
+    #[error(
+        "{path} has format {found}, this program reads {known}: use the version of whimbrel that made it, or a newer one"
+    )]
+    Format {
+        /// The directory.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+        /// What is known.
+        known: u32,
+    },
+    /// Asked for something else than what the directory was made with.
+    #[error(
+        "{path} was made with {name} = {found}, not {asked}: start with {found}, or with an empty directory"
+    )]
+    Mismatch {
+        /// The directory.
+        path: PathBuf,
+        /// `partitions`, `shards` or `segment_size`.
+        name: &'static str,
+        /// As it was made.
+        found: u32,
+        /// As asked for.
+        asked: u32,
+    },
+    /// A new directory was asked for with a shape that cannot be.
+    #[error("a data directory cannot have {0}")]
+    Shape(&'static str),
+}
+
+/// An open data directory. Its lock is held until this is dropped, or the process ends.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    identity: Identity,
+    _lock: File,
+}
+
+impl DataDir {
+    /// Locks a data directory and reads its identity. One that is not there, or has no logs yet, is made with `new` where
+    /// nothing else is asked for.
+    pub fn open(path: &Path, new: Shape, asked: Asked) -> Result<DataDir, DataDirError> {
+        make_directory(path)?;
+        let lock = lock(path)?;
+        let identity = match read_identity(path)? {
+            Some(identity) => identity,
+            None => make_identity(path, new, asked)?,
+        };
+        let known = [
+            (
+                "partitions",
+                u32::from(identity.partitions),
+                asked.partitions.map(u32::from),
+            ),
+            (
+                "shards",
+                u32::from(identity.shards),
+                asked.shards.map(u32::from),
+            ),
+            ("segment_size", identity.segment_size, asked.segment_size),
+        ];
+        for (name, found, asked) in known {
+            if let Some(asked) = asked.filter(|&asked| asked != found) {
+                return Err(DataDirError::Mismatch {
+                    path: path.to_owned(),
+                    name,
+                    found,
+                    asked,
+                });
+            }
+        }
+        Ok(DataDir {
+            path: path.to_owned(),
+            identity,
+            _lock: lock,
+        })
+    }
+
+    /// What it was made with.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The segment files of a shard.
+    pub fn disk(&self, shard: u16) -> io::Result<FileDisk> {
+        FileDisk::open(&self.path, shard)
+    }
+
+    /// The usual options of a shard's log, with this directory's size of segments.
+    pub fn log_options(&self, shard: u16) -> LogOptions {
+        LogOptions {
+            segment_size: self.identity.segment_size,
+            ..LogOptions::new(shard)
+        }
+    }
+}
+
+/// Puts a file in its place whole or not at all, readable by its owner only: written under another name, synced, renamed,
+/// and the directory synced.
+pub fn write_atomic(directory: &Path, name: &str, contents: &[u8]) -> io::Result<()> {
+    let tmp = directory.join(format!(".{name}.tmp"));
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&tmp)?;
+    file.write_all(contents)?;
+    file.sync_all()?;
+    fs::rename(&tmp, directory.join(name))?;
+    sync_directory(directory)
+}
+
+fn make_directory(path: &Path) -> Result<(), DataDirError> {
+    let made = fs::DirBuilder::new()
+        .mode(0o700)
+        .recursive(true)
+        .create(path);
+    match made {
+        Ok(()) => Ok(()),
+        Err(_) if path.exists() && !path.is_dir() => Err(DataDirError::NotADirectory {
+            path: path.to_owned(),
+        }),
+        Err(error) => Err(failed("make", path, error)),
+    }
+}
+
+fn lock(directory: &Path) -> Result<File, DataDirError> {
+    let path = directory.join(LOCK);
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(|error| failed("open", &path, error))?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(Errno::WOULDBLOCK) => {
+            let mut pid = String::new();
+            let named = file
+                .read_to_string(&mut pid)
+                .is_ok_and(|_| pid.trim().parse::<u32>().is_ok());
+            let holder = if named {
+                format!("process {}", pid.trim())
+            } else {
+                "another process".to_owned()
+            };
+            return Err(DataDirError::Locked {
+                path: directory.to_owned(),
+                holder,
+            });
+        }
+        Err(error) => return Err(failed("lock", &path, error.into())),
+    }
+    let pid = format!("{}\n", std::process::id());
+    file.set_len(0)
+        .and_then(|()| file.write_all(pid.as_bytes()))
+        .map_err(|error| failed("write", &path, error))?;
+    Ok(file)
+}
+
+fn read_identity(directory: &Path) -> Result<Option<Identity>, DataDirError> {
+    let path = directory.join(IDENTITY);
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return if directory.join("shard-0").exists() {
+                Err(DataDirError::IdentityMissing {
+                    path: directory.to_owned(),
+                })
+            } else {
+                Ok(None)
+            };
+        }
+        Err(error) => return Err(failed("read", &path, error)),
+    };
+    let bad = |reason: String| DataDirError::BadIdentity {
+        path: path.clone(),
+        reason,
+    };
+    // The format first: of another one nothing else is known.
+    let any: serde_json::Value =
+        serde_json::from_str(&text).map_err(|error| bad(error.to_string()))?;
+    let format = any.get("format").and_then(serde_json::Value::as_u64);
+    let format = format
+        .and_then(|format| u32::try_from(format).ok())
+        .ok_or_else(|| bad("no format".to_owned()))?;
+    if format != FORMAT_VERSION {
+        return Err(DataDirError::Format {
+            path: directory.to_owned(),
+            found: format,
+            known: FORMAT_VERSION,
+        });
+    }
+    serde_json::from_value(any)
+        .map(Some)
+        .map_err(|error| bad(error.to_string()))
+}
+
+fn make_identity(directory: &Path, new: Shape, asked: Asked) -> Result<Identity, DataDirError> {
+    let identity = Identity {
+        format: FORMAT_VERSION,
+        cluster: random_name().map_err(|error| failed("read", Path::new("/dev/urandom"), error))?,
+        node: 1,
+        partitions: asked.partitions.unwrap_or(new.partitions),
+        shards: asked.shards.unwrap_or(new.shards),
+        segment_size: asked.segment_size.unwrap_or(new.segment_size),
+    };
+    if identity.shards == 0 || identity.partitions < identity.shards {
+        return Err(DataDirError::Shape(
+            "no shards, or fewer partitions than shards",
+        ));
+    }
+    let options = LogOptions {
+        segment_size: identity.segment_size,
+        ..LogOptions::new(0)
+    };
+    options.check().map_err(|_| {
+        DataDirError::Shape("this segment_size: it is a multiple of 4 KiB from 260 KiB to 1 GiB")
+    })?;
+    let text = serde_json::to_string_pretty(&identity)
+        .expect("numbers and a string are always valid JSON")
+        + "\n";
+    write_atomic(directory, IDENTITY, text.as_bytes())
+        .map_err(|error| failed("write", &directory.join(IDENTITY), error))?;
+    Ok(identity)
+}
+
+fn random_name() -> io::Result<String> {
+    let mut bytes = [0; 16];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn failed(doing: &'static str, path: &Path, source: io::Error) -> DataDirError {
+    let path = path.to_owned();
+    match source.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            DataDirError::Permission { doing, path }
+        }
+        io::ErrorKind::NotADirectory => DataDirError::NotADirectory { path },
+        _ => DataDirError::Io {
+            doing,
+            path,
+            source,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_of_the_kernel_names_the_remedy() {
+        for errno in [Errno::ACCESS, Errno::PERM, Errno::ROFS] {
+            let error = failed("open", Path::new("/data/lock"), errno.into());
+            assert!(
+                error
+                    .to_string()
+                    .contains("no permission to open /data/lock: run as"),
+                "{error}"
+            );
+        }
+        let error = failed("write", Path::new("/data/lock"), Errno::NOSPC.into());
+        assert!(
+            error
+                .to_string()
+                .contains("cannot write /data/lock: No space left"),
+            "{error}"
+        );
+    }
+}

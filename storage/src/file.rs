@@ -1,0 +1,179 @@
+//! Segments as files: `DIR/shard-N/NNNNNNNNNN.seg`. Its calls block: they belong at the start or on a background thread.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, IoSlice, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use rustix::fs::FallocateFlags;
+use rustix::io::{Errno, ReadWriteFlags};
+
+use crate::layout::SegmentHeader;
+use crate::{Disk, SegmentId, mapping};
+
+/// Zeros are written in pieces of this size.
+const ZEROS_BYTES: usize = 256 << 10;
+
+/// The segment files of one shard. A clone is another handle of the same files, to make segments on another thread:
+/// [`FileDisk::create_segment`].
+#[derive(Clone, Debug)]
+pub struct FileDisk {
+    directory: PathBuf,
+    shard: u16,
+}
+
+impl FileDisk {
+    /// The files of a shard in a data directory. Makes its directory if it is not there, and removes what a crash left of
+    /// segments that were being made.
+    pub fn open(data: &Path, shard: u16) -> io::Result<FileDisk> {
+        let directory = data.join(format!("shard-{shard}"));
+        match fs::DirBuilder::new().mode(0o700).create(&directory) {
+            Ok(()) => sync_directory(data)?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+        for entry in fs::read_dir(&directory)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "tmp") {
+                fs::remove_file(path)?;
+            }
+        }
+        Ok(FileDisk { directory, shard })
+    }
+
+    /// Makes a segment: see [`Disk::create`].
+    pub fn create_segment(&self, id: SegmentId, size_bytes: u32) -> io::Result<Bytes> {
+        let path = self.path(id);
+        let tmp = path.with_extension("tmp");
+        // A segment that is there is never replaced, whatever asked for it.
+        if path.exists() {
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                format!("{} exists", path.display()),
+            ));
+        }
+        let made = self
+            .fill(&tmp, id, size_bytes)
+            .and_then(|()| fs::rename(&tmp, &path));
+        if let Err(error) = made {
+            // What was allocated is given back, or a full disk would stay so.
+            let _ = fs::remove_file(&tmp);
+            return Err(error);
+        }
+        sync_directory(&self.directory)?;
+        self.map(id)
+    }
+
+    /// A segment's file, open for writing: for a ring that writes batches on its own.
+    pub fn file(&self, id: SegmentId) -> io::Result<File> {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(self.path(id))
+    }
+
+    /// Where a segment's file is.
+    pub fn path(&self, id: SegmentId) -> PathBuf {
+        self.directory.join(format!("{:010}.seg", id.0))
+    }
+
+    fn map(&self, id: SegmentId) -> io::Result<Bytes> {
+        mapping::map(&File::open(self.path(id))?)
+    }
+
+    /// Zeros are really written: blocks that are only reserved would be turned into written ones at the first write of each,
+    /// with a journal commit in every flush, and a sparse file would answer a full disk with SIGBUS.
+    fn fill(&self, tmp: &Path, id: SegmentId, size_bytes: u32) -> io::Result<()> {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(tmp)?;
+        match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, u64::from(size_bytes)) {
+            Ok(()) | Err(Errno::OPNOTSUPP) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let zeros = vec![0; ZEROS_BYTES];
+        let mut left = size_bytes as usize;
+        while left > 0 {
+            let piece = left.min(zeros.len());
+            file.write_all(&zeros[..piece])?;
+            left -= piece;
+        }
+        let generation = random()?;
+        let header = SegmentHeader {
+            shard: self.shard,
+            id,
+            size_bytes,
+            generation,
+        };
+        file.write_all_at(&header.encode(), 0)?;
+        file.sync_all()
+    }
+}
+
+impl Disk for FileDisk {
+    fn list(&mut self) -> io::Result<Vec<SegmentId>> {
+        let mut ids = Vec::new();
+        for entry in fs::read_dir(&self.directory)? {
+            let name = entry?.file_name();
+            let number = name.to_str().and_then(|name| name.strip_suffix(".seg"));
+            if let Some(id) = number
+                .filter(|number| number.len() == 10)
+                .and_then(|number| number.parse().ok())
+            {
+                ids.push(SegmentId(id));
+            }
+        }
+        Ok(ids)
+    }
+
+    fn create(&mut self, id: SegmentId, size_bytes: u32) -> io::Result<Bytes> {
+        self.create_segment(id, size_bytes)
+    }
+
+    fn open(&mut self, id: SegmentId) -> io::Result<Bytes> {
+        self.map(id)
+    }
+
+    fn write(&mut self, id: SegmentId, offset: u32, bytes: &[u8]) -> io::Result<()> {
+        write_durable(&self.file(id)?, u64::from(offset), bytes)
+    }
+
+    fn sync(&mut self, id: SegmentId) -> io::Result<()> {
+        self.file(id)?.sync_data()
+    }
+}
+
+/// Writes and flushes in one call where the kernel can, in two where it cannot.
+fn write_durable(file: &File, offset: u64, bytes: &[u8]) -> io::Result<()> {
+    let mut done = 0;
+    while done < bytes.len() {
+        let rest = [IoSlice::new(&bytes[done..])];
+        match rustix::io::pwritev2(file, &rest, offset + done as u64, ReadWriteFlags::DSYNC) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => done += written,
+            Err(Errno::INTR) => {}
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+                file.write_all_at(&bytes[done..], offset + done as u64)?;
+                return file.sync_data();
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Names that were made, renamed or removed in a directory are on stable storage when this returns.
+pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// A number that nobody can guess.
+fn random() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(u64::from_le_bytes(bytes))
+}

@@ -1,0 +1,30 @@
+//! The append log of a shard: records into checksummed batches, batches into preallocated segments, one write in flight.
+//!
+//! It knows records and positions, and gives no meaning to either. README.md draws the format.
+//!
+//! - [`Log`] is a state machine without I/O: it stages, numbers and places batches, and says what is durable.
+//! - [`Disk`] is the bottom: [`FileDisk`] are files, [`ram::RamDisk`] is memory that can lose power.
+//! - [`DataDir`] is the directory of a node: its lock, its identity, the place of its shards' logs.
+
+#![deny(unsafe_code)]
+
+mod datadir;
+mod disk;
+mod file;
+mod layout;
+pub mod limits;
+mod location;
+mod log;
+mod mapping;
+pub mod ram;
+mod recover;
+mod staging;
+
+pub use datadir::{Asked, DataDir, DataDirError, Identity, Shape, write_atomic};
+pub use disk::Disk;
+pub use file::FileDisk;
+pub use layout::{BATCH_HEADER_BYTES, FORMAT_VERSION, RECORD_HEADER_BYTES, record_bytes};
+pub use location::{Location, Mark, RecordHeader, RecordKind, SegmentId, WriteId};
+pub use log::{AppendError, Log, LogOptions, LogWrite};
+pub use recover::{OpenError, Recovered, RotReason, Truncated};
+pub use staging::Batch;

@@ -1,0 +1,27 @@
+//! Read-only mappings of segment files.
+
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+
+use bytes::Bytes;
+use memmap2::{Mmap, MmapOptions};
+
+struct Mapping(Mmap);
+
+impl AsRef<[u8]> for Mapping {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// Maps the whole of a segment file, with its pages read in, and shared, so that what is written to the file later is seen.
+/// Every clone and slice of the result holds the mapping.
+pub(crate) fn map(file: &File) -> io::Result<Bytes> {
+    // SAFETY: the file is a segment in a data directory that is locked against other processes; it never shrinks, so no access
+    // is beyond its end. Bytes change under the mapping only where a batch is being written, and nobody reads those before
+    // the write has completed.
+    let mapping = unsafe { MmapOptions::new().populate().map(file)? };
+    Ok(Bytes::from_owner(Mapping(mapping)))
+}

@@ -1,0 +1,312 @@
+//! A disk in memory that can lose power, for tests and the simulator. It replaces only the bottom: the log above it is
+//! the real one.
+//!
+//! Its memory is what a page cache is: a write is visible in the mappings at once, and on stable storage once flushed.
+//! For each sector written and not flushed it keeps what is on stable storage; [`RamDisk::crash`] gives the disk as it
+//! is after a loss of power.
+
+#![allow(unsafe_code)]
+
+use std::alloc::Layout;
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Range;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::layout::SegmentHeader;
+use crate::limits::{PAGE_BYTES, SECTOR_BYTES};
+use crate::{Disk, SegmentId};
+
+const SECTOR: usize = SECTOR_BYTES as usize;
+
+/// What the next operation of a kind does instead of its work.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Faults {
+    /// Writes fail with an I/O error; nothing is written.
+    pub write: bool,
+    /// Flushes fail with an I/O error; nothing more is on stable storage.
+    pub flush: bool,
+    /// Segments are not made, for there is no space.
+    pub create: bool,
+}
+
+/// See the [module](self).
+pub struct RamDisk {
+    shard: u16,
+    seed: u64,
+    made: u64,
+    segments: BTreeMap<SegmentId, Segment>,
+    /// What fails, until it is set otherwise.
+    pub faults: Faults,
+}
+
+struct Segment {
+    memory: Arc<Memory>,
+    /// Sectors written and not flushed, with what is on stable storage of them.
+    unflushed: BTreeMap<u32, [u8; SECTOR]>,
+}
+
+impl RamDisk {
+    /// An empty disk of a shard. The seed gives the generations of its segments.
+    pub fn new(shard: u16, seed: u64) -> RamDisk {
+        RamDisk {
+            shard,
+            seed,
+            made: 0,
+            segments: BTreeMap::new(),
+            faults: Faults::default(),
+        }
+    }
+
+    /// Writes bytes that are visible at once and on stable storage only after a flush.
+    pub fn write_unflushed(&mut self, id: SegmentId, offset: u32, bytes: &[u8]) -> io::Result<()> {
+        if self.faults.write {
+            return Err(eio("write"));
+        }
+        let segment = segment(&mut self.segments, id)?;
+        let range = segment.memory.check(offset as usize, bytes.len())?;
+        for sector in sectors(&range) {
+            segment
+                .unflushed
+                .entry(sector)
+                .or_insert_with(|| segment.memory.sector(sector));
+        }
+        segment.memory.write(range.start, bytes);
+        Ok(())
+    }
+
+    /// Puts what was written to these bytes of a segment, in whole sectors, on stable storage.
+    pub fn flush(&mut self, id: SegmentId, range: Range<u32>) -> io::Result<()> {
+        if self.faults.flush {
+            return Err(eio("flush"));
+        }
+        let segment = segment(&mut self.segments, id)?;
+        let sectors = sectors(&(range.start as usize..range.end as usize));
+        segment
+            .unflushed
+            .retain(|sector, _| !sectors.contains(sector));
+        Ok(())
+    }
+
+    /// Puts all that was written on stable storage.
+    pub fn flush_all(&mut self) -> io::Result<()> {
+        if self.faults.flush {
+            return Err(eio("flush"));
+        }
+        self.segments
+            .values_mut()
+            .for_each(|segment| segment.unflushed.clear());
+        Ok(())
+    }
+
+    /// Sectors that were written and not flushed, in order.
+    pub fn unflushed(&self) -> impl Iterator<Item = (SegmentId, u32)> {
+        self.segments
+            .iter()
+            .flat_map(|(&id, segment)| segment.unflushed.keys().map(move |&sector| (id, sector)))
+    }
+
+    /// The disk after a loss of power. `survives` says of each sector that was written and not flushed whether it has
+    /// reached stable storage nevertheless. This one stays as it is, and its mappings too.
+    pub fn crash(&self, survives: &mut dyn FnMut(SegmentId, u32) -> bool) -> RamDisk {
+        let mut after = RamDisk::new(self.shard, self.seed);
+        after.made = self.made;
+        for (&id, segment) in &self.segments {
+            let memory = segment.memory.copy();
+            for (&sector, stable) in &segment.unflushed {
+                if !survives(id, sector) {
+                    memory.write(sector as usize * SECTOR, stable);
+                }
+            }
+            after.segments.insert(
+                id,
+                Segment {
+                    memory: Arc::new(memory),
+                    unflushed: BTreeMap::new(),
+                },
+            );
+        }
+        after
+    }
+
+    /// Turns one bit over, as rot does: in what is read and in what is on stable storage.
+    pub fn flip_bit(&mut self, id: SegmentId, offset: u32, bit: u8) -> io::Result<()> {
+        let segment = segment(&mut self.segments, id)?;
+        let range = segment.memory.check(offset as usize, 1)?;
+        let mut sector = segment.memory.sector(offset / SECTOR_BYTES);
+        let at = range.start % SECTOR;
+        sector[at] ^= 1 << (bit % 8);
+        segment.memory.write(range.start, &sector[at..=at]);
+        if let Some(stable) = segment.unflushed.get_mut(&(offset / SECTOR_BYTES)) {
+            stable[at] ^= 1 << (bit % 8);
+        }
+        Ok(())
+    }
+
+    /// Takes a segment away, as a lost file.
+    pub fn remove(&mut self, id: SegmentId) {
+        self.segments.remove(&id);
+    }
+
+    /// All bytes of a segment as they are read now.
+    pub fn contents(&self, id: SegmentId) -> Option<Vec<u8>> {
+        self.segments
+            .get(&id)
+            .map(|segment| segment.memory.all().to_vec())
+    }
+}
+
+impl Disk for RamDisk {
+    fn list(&mut self) -> io::Result<Vec<SegmentId>> {
+        Ok(self.segments.keys().copied().collect())
+    }
+
+    fn create(&mut self, id: SegmentId, size_bytes: u32) -> io::Result<Bytes> {
+        if self.faults.create {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        if self.segments.contains_key(&id) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        self.made += 1;
+        let generation = mix(self.seed ^ mix(u64::from(self.shard) << 48 ^ self.made));
+        let header = SegmentHeader {
+            shard: self.shard,
+            id,
+            size_bytes,
+            generation,
+        };
+        let memory = Arc::new(Memory::new(size_bytes as usize));
+        memory.write(0, &header.encode());
+        self.segments.insert(
+            id,
+            Segment {
+                memory,
+                unflushed: BTreeMap::new(),
+            },
+        );
+        self.open(id)
+    }
+
+    fn open(&mut self, id: SegmentId) -> io::Result<Bytes> {
+        let memory = Arc::clone(&segment(&mut self.segments, id)?.memory);
+        Ok(Bytes::from_owner(Mapping(memory)))
+    }
+
+    fn write(&mut self, id: SegmentId, offset: u32, bytes: &[u8]) -> io::Result<()> {
+        self.write_unflushed(id, offset, bytes)?;
+        self.flush(id, offset..offset + bytes.len() as u32)
+    }
+
+    fn sync(&mut self, id: SegmentId) -> io::Result<()> {
+        self.flush(id, 0..u32::MAX)
+    }
+}
+
+fn segment(segments: &mut BTreeMap<SegmentId, Segment>, id: SegmentId) -> io::Result<&mut Segment> {
+    segments
+        .get_mut(&id)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no segment {id}")))
+}
+
+fn sectors(range: &Range<usize>) -> Range<u32> {
+    (range.start / SECTOR) as u32..range.end.div_ceil(SECTOR) as u32
+}
+
+fn eio(what: &str) -> io::Error {
+    io::Error::other(format!("a planted failure of a {what}"))
+}
+
+/// Spreads the bits of a number (the finaliser of splitmix64).
+fn mix(mut x: u64) -> u64 {
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+/// The owner of the mapping of a segment.
+struct Mapping(Arc<Memory>);
+
+impl AsRef<[u8]> for Mapping {
+    fn as_ref(&self) -> &[u8] {
+        self.0.all()
+    }
+}
+
+/// Memory that is written while mappings of it exist, as that of a mapped file is. The rule that makes it sound is the same
+/// one: nobody looks at bytes of a mapping that are yet to be written, and what was written once and looked at is written
+/// again only by planted damage, between two looks.
+struct Memory {
+    start: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: plain memory without ties to a thread. Writes go through `RamDisk`, which is used from one thread at a time, to
+// bytes that no other thread looks at, by the rule above.
+unsafe impl Send for Memory {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for Memory {}
+
+impl Memory {
+    fn new(len: usize) -> Memory {
+        assert!(len > 0, "a segment is not empty");
+        // Not aligned to a page: only so does the allocator hand out untouched pages instead of clearing them.
+        let layout = Layout::from_size_align(len, 16).expect("a segment is at most 4 GiB");
+        // SAFETY: the layout has a size above zero, as asserted.
+        let start = unsafe { std::alloc::alloc_zeroed(layout) };
+        let Some(start) = NonNull::new(start) else {
+            std::alloc::handle_alloc_error(layout)
+        };
+        Memory { start, layout }
+    }
+
+    fn copy(&self) -> Memory {
+        let copy = Memory::new(self.layout.size());
+        // Zero pages are left untouched, so that the copy of a nearly empty segment costs no memory.
+        for (page, bytes) in self.all().chunks(PAGE_BYTES as usize).enumerate() {
+            if !crate::layout::is_zero(bytes) {
+                copy.write(page * PAGE_BYTES as usize, bytes);
+            }
+        }
+        copy
+    }
+
+    fn all(&self) -> &[u8] {
+        // SAFETY: initialised (zeroed when made), alive as long as `self`; not written while looked at, by the rule above.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.layout.size()) }
+    }
+
+    fn sector(&self, sector: u32) -> [u8; SECTOR] {
+        let at = sector as usize * SECTOR;
+        self.all()[at..at + SECTOR]
+            .try_into()
+            .expect("a slice of one sector")
+    }
+
+    fn check(&self, offset: usize, len: usize) -> io::Result<Range<usize>> {
+        let end = offset + len;
+        if end > self.layout.size() {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "beyond the end of the segment",
+            ));
+        }
+        Ok(offset..end)
+    }
+
+    fn write(&self, offset: usize, bytes: &[u8]) {
+        assert!(offset + bytes.len() <= self.layout.size());
+        // SAFETY: in bounds, as asserted; `copy` allows that `bytes` overlaps.
+        unsafe { std::ptr::copy(bytes.as_ptr(), self.start.as_ptr().add(offset), bytes.len()) }
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: `start` came from the allocator with this very layout and is freed once.
+        unsafe { std::alloc::dealloc(self.start.as_ptr(), self.layout) }
+    }
+}

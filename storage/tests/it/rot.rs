@@ -1,0 +1,328 @@
+//! Damage that no crash explains: found, named, and left alone.
+
+use whimbrel_storage::ram::RamDisk;
+use whimbrel_storage::{Disk, LogOptions, OpenError, RotReason, SegmentId};
+
+use crate::rig::{OPTIONS, Random, Rig, image, open};
+
+/// Three segments with batches and two spares; the power is off.
+fn log() -> (Rig, RamDisk) {
+    let mut rig = Rig::new(OPTIONS);
+    for round in 0..4 {
+        rig.batch(&[40, 300 * round, 700]);
+        rig.batch(&[3000, 2500]);
+        rig.batch(&[5]);
+    }
+    assert_eq!(rig.kept.last().unwrap().location.segment, SegmentId(3));
+    rig.prepare();
+    let disk = rig.disk.crash(&mut |_, _| false);
+    (rig, disk)
+}
+
+/// Where the batches lie: segment, first byte, end.
+fn batches(disk: &mut RamDisk) -> Vec<(SegmentId, u32, u32)> {
+    let mut batches = Vec::new();
+    for (segment, bytes) in image(disk).into_iter().enumerate() {
+        for page in (4096..bytes.len()).step_by(4096) {
+            if &bytes[page..page + 8] == b"whmbrlBT" {
+                let length = u32::from_le_bytes(bytes[page + 36..page + 40].try_into().unwrap());
+                let end = page as u32 + length.next_multiple_of(4096);
+                batches.push((SegmentId(segment as u32 + 1), page as u32, end));
+            }
+        }
+    }
+    batches
+}
+
+/// Opening finds rot and changes nothing.
+fn refused(disk: &mut RamDisk) -> (SegmentId, u32, RotReason) {
+    let before = image(disk);
+    let error = open(OPTIONS, disk).err().expect("rot is refused");
+    assert!(image(disk) == before, "the disk was changed");
+    match error {
+        OpenError::Rot {
+            segment,
+            offset,
+            reason,
+        } => (segment, offset, reason),
+        other => panic!("not rot: {other}"),
+    }
+}
+
+#[test]
+fn every_bit_of_an_earlier_batch_is_guarded_padding_included() {
+    let options = LogOptions {
+        segment_size: 16 << 10,
+        batch_max: 4096,
+        ..OPTIONS
+    };
+    let mut rig = Rig::new(options);
+    rig.batch(&[40, 0, 1700]);
+    rig.batch(&[5]);
+    let mut disk = rig.disk.crash(&mut |_, _| false);
+    let place = (SegmentId(1), 4096);
+    for offset in 4096..8192 {
+        for bit in 0..8 {
+            disk.flip_bit(place.0, offset, bit).unwrap();
+            let error = open(options, &mut disk).err().expect("rot is refused");
+            let here = matches!(error, OpenError::Rot { segment, offset, .. } if (segment, offset) == place);
+            assert!(here, "bit {bit} of byte {offset}: {error}");
+            disk.flip_bit(place.0, offset, bit).unwrap();
+        }
+    }
+    open(options, &mut disk).unwrap();
+}
+
+#[test]
+fn every_bit_of_the_last_batch_is_guarded() {
+    let (rig, mut disk) = log();
+    let &(segment, start, end) = batches(&mut disk).last().unwrap();
+    for offset in start..end {
+        let mut torn = disk.crash(&mut |_, _| false);
+        torn.flip_bit(segment, offset, (offset % 8) as u8).unwrap();
+        // Nothing tells it from a batch that a crash tore, so it is truncated as one.
+        let (_, recovered, found) = open(OPTIONS, &mut torn).unwrap();
+        assert_eq!(found, rig.kept[..rig.kept.len() - 1]);
+        assert_eq!(recovered.truncated.unwrap().segment, segment);
+    }
+}
+
+#[test]
+fn rot_in_any_batch_but_the_last_is_refused_and_left_alone() {
+    let (_, disk) = log();
+    let mut random = Random(5);
+    let places = batches(&mut disk.crash(&mut |_, _| false));
+    for &(segment, start, end) in &places[..places.len() - 1] {
+        for _ in 0..50 {
+            let mut rotten = disk.crash(&mut |_, _| false);
+            let offset = start + random.below(u64::from(end - start)) as u32;
+            rotten
+                .flip_bit(segment, offset, random.below(8) as u8)
+                .unwrap();
+            let (at_segment, at_offset, reason) = refused(&mut rotten);
+            let here = (at_segment, at_offset) == (segment, start);
+            // The first batch of a segment is missed where it might have been as well: in the unused end before it.
+            let before =
+                start == 4096 && reason == RotReason::BatchMissing && at_segment.next() == segment;
+            assert!(
+                here || before,
+                "{at_segment} {at_offset} {segment} {start} {reason:?}"
+            );
+        }
+        for sector in (start..end).step_by(512) {
+            let mut rotten = disk.crash(&mut |_, _| false);
+            let was = rotten.contents(segment).unwrap()[sector as usize..][..512].to_vec();
+            if was.iter().all(|&byte| byte == 0) {
+                continue;
+            }
+            rotten.write(segment, sector, &[0; 512]).unwrap();
+            refused(&mut rotten);
+        }
+        let mut lost = disk.crash(&mut |_, _| false);
+        lost.write(segment, start, &vec![0; (end - start) as usize])
+            .unwrap();
+        assert_eq!(
+            refused(&mut lost),
+            (segment, start, RotReason::BatchMissing)
+        );
+    }
+}
+
+#[test]
+fn any_random_bit_of_the_whole_log_is_found() {
+    let (rig, disk) = log();
+    let mut random = Random(23);
+    let &(last_segment, last, end) = batches(&mut disk.crash(&mut |_, _| false)).last().unwrap();
+    for _ in 0..4_000 {
+        let mut rotten = disk.crash(&mut |_, _| false);
+        let segment = SegmentId(1 + random.below(5) as u32);
+        let offset = random.below(u64::from(OPTIONS.segment_size)) as u32;
+        rotten
+            .flip_bit(segment, offset, random.below(8) as u8)
+            .unwrap();
+        match open(OPTIONS, &mut rotten) {
+            Err(_) => {}
+            // In the last batch, or where the next would lie, it is what a torn batch left.
+            Ok((_, recovered, found)) => {
+                assert!(recovered.truncated.is_some());
+                let lost = usize::from(segment == last_segment && (last..end).contains(&offset));
+                assert_eq!(found, rig.kept[..rig.kept.len() - lost]);
+                let next = segment > last_segment || (segment == last_segment && offset >= last);
+                assert!(next, "byte {offset} of segment {segment}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_bit_of_a_segments_header_page_is_guarded() {
+    let (_, disk) = log();
+    for offset in 0..4096 {
+        let mut rotten = disk.crash(&mut |_, _| false);
+        rotten
+            .flip_bit(SegmentId(2), offset, (offset % 8) as u8)
+            .unwrap();
+        assert_eq!(
+            refused(&mut rotten),
+            (SegmentId(2), 0, RotReason::SegmentHeader)
+        );
+    }
+}
+
+#[test]
+fn a_lost_segment_is_refused() {
+    let (_, disk) = log();
+    for lost in 1..=4 {
+        let mut disk = disk.crash(&mut |_, _| false);
+        disk.remove(SegmentId(lost));
+        assert_eq!(
+            refused(&mut disk),
+            (SegmentId(lost), 0, RotReason::SegmentMissing)
+        );
+    }
+}
+
+#[test]
+fn a_batch_in_the_place_of_another_is_refused() {
+    let (_, disk) = log();
+    let places = batches(&mut disk.crash(&mut |_, _| false));
+    let copy = |source: usize, (segment, offset): (SegmentId, u32)| {
+        let (from, start, end) = places[source];
+        let mut disk = disk.crash(&mut |_, _| false);
+        let bytes = disk.contents(from).unwrap()[start as usize..end as usize].to_vec();
+        disk.write(segment, offset, &bytes).unwrap();
+        disk
+    };
+    // Over a batch of the same segment, over one of another, and behind the last.
+    let (segment, start, _) = places[2];
+    assert_eq!(
+        refused(&mut copy(0, (segment, start))).2,
+        RotReason::BatchMisplaced
+    );
+    let &(segment, start, end) = places.last().unwrap();
+    assert_eq!(
+        refused(&mut copy(2, (segment, start))).2,
+        RotReason::BatchMisplaced
+    );
+    let last = places.len() - 1;
+    assert_eq!(
+        refused(&mut copy(last, (segment, end))).2,
+        RotReason::BatchMisplaced
+    );
+}
+
+#[test]
+fn a_batch_of_another_history_is_refused() {
+    // Two logs of one seed, so that even the generations are the same: only number and place tell their batches apart.
+    let history = |sizes: &[usize]| {
+        let mut rig = Rig::new(OPTIONS);
+        sizes
+            .iter()
+            .for_each(|&payload_bytes| rig.batch(&[payload_bytes]));
+        rig.disk.crash(&mut |_, _| false)
+    };
+    let other = history(&[6000, 100]).contents(SegmentId(1)).unwrap();
+    let second = &other[12_288..16_384];
+    for (at, sizes) in [
+        (12_288, &[100, 100, 100, 100][..]),
+        (8192, &[100, 100, 100][..]),
+    ] {
+        let mut disk = history(sizes);
+        disk.write(SegmentId(1), at, second).unwrap();
+        assert_eq!(
+            refused(&mut disk),
+            (SegmentId(1), at, RotReason::BatchMisplaced)
+        );
+    }
+}
+
+#[test]
+fn bytes_where_nothing_was_written_are_refused() {
+    let (_, disk) = log();
+    // Far into a spare, where no torn batch reaches, and in the unused end of a segment.
+    let mut stray = disk.crash(&mut |_, _| false);
+    stray.flip_bit(SegmentId(5), 20_000, 3).unwrap();
+    assert_eq!(
+        refused(&mut stray),
+        (SegmentId(5), 16_384, RotReason::Stray)
+    );
+
+    let mut rig = Rig::new(OPTIONS);
+    for payload_bytes in [6000, 6000, 100, 6000] {
+        rig.batch(&[payload_bytes]);
+    }
+    assert_eq!(
+        rig.kept[3].location.segment,
+        SegmentId(2),
+        "4 KiB of the first are unused"
+    );
+    let mut unused = rig.disk.crash(&mut |_, _| false);
+    unused.flip_bit(SegmentId(1), 25_000, 3).unwrap();
+    assert_eq!(
+        refused(&mut unused),
+        (SegmentId(1), 24_576, RotReason::Stray)
+    );
+
+    let mut two = disk.crash(&mut |_, _| false);
+    let &(segment, _, end) = batches(&mut two).last().unwrap();
+    two.flip_bit(segment, end, 0).unwrap();
+    two.flip_bit(segment.next(), 4096, 0).unwrap();
+    assert_eq!(refused(&mut two), (segment, end, RotReason::Stray));
+}
+
+#[test]
+fn a_payload_that_imitates_a_batch_is_only_a_payload() {
+    // Somebody sends the bytes of a log as a message, placed so that they start a page of the batch that is torn.
+    let (_, other) = log();
+    let mut other = other.crash(&mut |_, _| false);
+    let (segment, start, _) = batches(&mut other)[1];
+    let forged = other.contents(segment).unwrap()[start as usize..start as usize + 3000].to_vec();
+    let mut rig = Rig::new(OPTIONS);
+    // Segments of the other log have other generations.
+    rig.disk = RamDisk::new(OPTIONS.shard, 8);
+    rig.log = open(OPTIONS, &mut rig.disk).unwrap().0;
+    rig.batch(&[10]);
+    let header = rig.kept[0].header;
+    let mut payload = vec![1; 4096 - 64 - 32];
+    payload.extend_from_slice(&forged);
+    rig.log.append(&header, &payload).unwrap();
+    let write = rig.log.next_write().unwrap();
+    assert_eq!(&write.batch.as_ref()[4096..4104], b"whmbrlBT");
+    rig.disk
+        .write_unflushed(write.segment, write.offset as u32, write.batch.as_ref())
+        .unwrap();
+    // The batch's own header is lost, the forged one survives.
+    let mut nth = 0;
+    let mut disk = rig.disk.crash(&mut |_, _| {
+        nth += 1;
+        nth > 1
+    });
+    let (_, recovered, found) = open(OPTIONS, &mut disk).unwrap();
+    assert_eq!(found, rig.kept);
+    assert!(recovered.truncated.is_some());
+}
+
+#[test]
+fn a_log_of_another_shard_or_size_is_refused_by_name() {
+    let (_, mut disk) = log();
+    let mut options = OPTIONS;
+    options.shard += 1;
+    assert!(matches!(
+        open(options, &mut disk),
+        Err(OpenError::Foreign { shard: 3, .. })
+    ));
+    options = OPTIONS;
+    options.segment_size += 4096;
+    let error = open(options, &mut disk).err().unwrap();
+    assert!(matches!(
+        error,
+        OpenError::Foreign {
+            size_bytes: 28_672,
+            ..
+        }
+    ));
+    assert!(
+        error.to_string().contains("set segment_size as it was"),
+        "{error}"
+    );
+}
