@@ -1,1 +1,27 @@
-fn main() {}
+//! `whimbrel-bench`: load from outside, through the wire, and what it costs the server. See README.md.
+
+#![deny(unsafe_code)]
+
+mod buffers;
+mod cli;
+mod connect;
+mod cpu;
+mod disk;
+mod environment;
+mod floor;
+mod idle;
+mod load;
+mod measure;
+mod memory;
+mod process;
+mod report;
+mod ring;
+mod run;
+mod scenario;
+mod stats;
+mod strace;
+mod token;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

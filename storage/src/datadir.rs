@@ -131,9 +131,7 @@ pub enum DataDirError {
         known: u32,
     },
     /// Asked for something else than what the directory was made with.
-    #[error(
-        "{path} was made with {name} = {found}, not {asked}: start with {found}, or with an empty directory"
-    )]
+    #[error("{path} was made with {name} = {found}, not {asked}: start with {found}, or with an empty directory")]
     Mismatch {
         /// The directory.
         path: PathBuf,
@@ -168,33 +166,16 @@ impl DataDir {
             None => make_identity(path, new, asked)?,
         };
         let known = [
-            (
-                "partitions",
-                u32::from(identity.partitions),
-                asked.partitions.map(u32::from),
-            ),
-            (
-                "shards",
-                u32::from(identity.shards),
-                asked.shards.map(u32::from),
-            ),
+            ("partitions", u32::from(identity.partitions), asked.partitions.map(u32::from)),
+            ("shards", u32::from(identity.shards), asked.shards.map(u32::from)),
             ("segment_size", identity.segment_size, asked.segment_size),
         ];
         for (name, found, asked) in known {
             if let Some(asked) = asked.filter(|&asked| asked != found) {
-                return Err(DataDirError::Mismatch {
-                    path: path.to_owned(),
-                    name,
-                    found,
-                    asked,
-                });
+                return Err(DataDirError::Mismatch { path: path.to_owned(), name, found, asked });
             }
         }
-        Ok(DataDir {
-            path: path.to_owned(),
-            identity,
-            _lock: lock,
-        })
+        Ok(DataDir { path: path.to_owned(), identity, _lock: lock })
     }
 
     /// What it was made with.
@@ -214,10 +195,7 @@ impl DataDir {
 
     /// The usual options of a shard's log, with this directory's size of segments.
     pub fn log_options(&self, shard: u16) -> LogOptions {
-        LogOptions {
-            segment_size: self.identity.segment_size,
-            ..LogOptions::new(shard)
-        }
+        LogOptions { segment_size: self.identity.segment_size, ..LogOptions::new(shard) }
     }
 }
 
@@ -225,12 +203,7 @@ impl DataDir {
 /// and the directory synced.
 pub fn write_atomic(directory: &Path, name: &str, contents: &[u8]) -> io::Result<()> {
     let tmp = directory.join(format!(".{name}.tmp"));
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&tmp)?;
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&tmp)?;
     file.write_all(contents)?;
     file.sync_all()?;
     fs::rename(&tmp, directory.join(name))?;
@@ -238,17 +211,18 @@ pub fn write_atomic(directory: &Path, name: &str, contents: &[u8]) -> io::Result
 }
 
 fn make_directory(path: &Path) -> Result<(), DataDirError> {
-    let made = fs::DirBuilder::new()
-        .mode(0o700)
-        .recursive(true)
-        .create(path);
-    match made {
-        Ok(()) => Ok(()),
-        Err(_) if path.exists() && !path.is_dir() => Err(DataDirError::NotADirectory {
-            path: path.to_owned(),
-        }),
-        Err(error) => Err(failed("make", path, error)),
+    if path.exists() && !path.is_dir() {
+        return Err(DataDirError::NotADirectory { path: path.to_owned() });
     }
+    let missing: Vec<_> =
+        path.ancestors().take_while(|above| !above.as_os_str().is_empty() && !above.exists()).collect();
+    fs::DirBuilder::new().mode(0o700).recursive(true).create(path).map_err(|error| failed("make", path, error))?;
+    // A directory that was made is on stable storage once the one above it is.
+    for made in missing {
+        let above = made.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        sync_directory(above).map_err(|error| failed("sync", above, error))?;
+    }
+    Ok(())
 }
 
 fn lock(directory: &Path) -> Result<File, DataDirError> {
@@ -265,25 +239,14 @@ fn lock(directory: &Path) -> Result<File, DataDirError> {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) => {
             let mut pid = String::new();
-            let named = file
-                .read_to_string(&mut pid)
-                .is_ok_and(|_| pid.trim().parse::<u32>().is_ok());
-            let holder = if named {
-                format!("process {}", pid.trim())
-            } else {
-                "another process".to_owned()
-            };
-            return Err(DataDirError::Locked {
-                path: directory.to_owned(),
-                holder,
-            });
+            let named = file.read_to_string(&mut pid).is_ok_and(|_| pid.trim().parse::<u32>().is_ok());
+            let holder = if named { format!("process {}", pid.trim()) } else { "another process".to_owned() };
+            return Err(DataDirError::Locked { path: directory.to_owned(), holder });
         }
         Err(error) => return Err(failed("lock", &path, error.into())),
     }
     let pid = format!("{}\n", std::process::id());
-    file.set_len(0)
-        .and_then(|()| file.write_all(pid.as_bytes()))
-        .map_err(|error| failed("write", &path, error))?;
+    file.set_len(0).and_then(|()| file.write_all(pid.as_bytes())).map_err(|error| failed("write", &path, error))?;
     Ok(file)
 }
 
@@ -293,36 +256,22 @@ fn read_identity(directory: &Path) -> Result<Option<Identity>, DataDirError> {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return if directory.join("shard-0").exists() {
-                Err(DataDirError::IdentityMissing {
-                    path: directory.to_owned(),
-                })
+                Err(DataDirError::IdentityMissing { path: directory.to_owned() })
             } else {
                 Ok(None)
             };
         }
         Err(error) => return Err(failed("read", &path, error)),
     };
-    let bad = |reason: String| DataDirError::BadIdentity {
-        path: path.clone(),
-        reason,
-    };
+    let bad = |reason: String| DataDirError::BadIdentity { path: path.clone(), reason };
     // The format first: of another one nothing else is known.
-    let any: serde_json::Value =
-        serde_json::from_str(&text).map_err(|error| bad(error.to_string()))?;
+    let any: serde_json::Value = serde_json::from_str(&text).map_err(|error| bad(error.to_string()))?;
     let format = any.get("format").and_then(serde_json::Value::as_u64);
-    let format = format
-        .and_then(|format| u32::try_from(format).ok())
-        .ok_or_else(|| bad("no format".to_owned()))?;
+    let format = format.and_then(|format| u32::try_from(format).ok()).ok_or_else(|| bad("no format".to_owned()))?;
     if format != FORMAT_VERSION {
-        return Err(DataDirError::Format {
-            path: directory.to_owned(),
-            found: format,
-            known: FORMAT_VERSION,
-        });
+        return Err(DataDirError::Format { path: directory.to_owned(), found: format, known: FORMAT_VERSION });
     }
-    serde_json::from_value(any)
-        .map(Some)
-        .map_err(|error| bad(error.to_string()))
+    serde_json::from_value(any).map(Some).map_err(|error| bad(error.to_string()))
 }
 
 fn make_identity(directory: &Path, new: Shape, asked: Asked) -> Result<Identity, DataDirError> {
@@ -335,20 +284,13 @@ fn make_identity(directory: &Path, new: Shape, asked: Asked) -> Result<Identity,
         segment_size: asked.segment_size.unwrap_or(new.segment_size),
     };
     if identity.shards == 0 || identity.partitions < identity.shards {
-        return Err(DataDirError::Shape(
-            "no shards, or fewer partitions than shards",
-        ));
+        return Err(DataDirError::Shape("no shards, or fewer partitions than shards"));
     }
-    let options = LogOptions {
-        segment_size: identity.segment_size,
-        ..LogOptions::new(0)
-    };
-    options.check().map_err(|_| {
-        DataDirError::Shape("this segment_size: it is a multiple of 4 KiB from 260 KiB to 1 GiB")
-    })?;
-    let text = serde_json::to_string_pretty(&identity)
-        .expect("numbers and a string are always valid JSON")
-        + "\n";
+    let options = LogOptions { segment_size: identity.segment_size, ..LogOptions::new(0) };
+    options
+        .check()
+        .map_err(|_| DataDirError::Shape("this segment_size: it is a multiple of 4 KiB from 260 KiB to 1 GiB"))?;
+    let text = serde_json::to_string_pretty(&identity).expect("numbers and a string are always valid JSON") + "\n";
     write_atomic(directory, IDENTITY, text.as_bytes())
         .map_err(|error| failed("write", &directory.join(IDENTITY), error))?;
     Ok(identity)
@@ -363,15 +305,9 @@ fn random_name() -> io::Result<String> {
 fn failed(doing: &'static str, path: &Path, source: io::Error) -> DataDirError {
     let path = path.to_owned();
     match source.kind() {
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            DataDirError::Permission { doing, path }
-        }
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => DataDirError::Permission { doing, path },
         io::ErrorKind::NotADirectory => DataDirError::NotADirectory { path },
-        _ => DataDirError::Io {
-            doing,
-            path,
-            source,
-        },
+        _ => DataDirError::Io { doing, path, source },
     }
 }
 
@@ -383,19 +319,9 @@ mod tests {
     fn a_refusal_of_the_kernel_names_the_remedy() {
         for errno in [Errno::ACCESS, Errno::PERM, Errno::ROFS] {
             let error = failed("open", Path::new("/data/lock"), errno.into());
-            assert!(
-                error
-                    .to_string()
-                    .contains("no permission to open /data/lock: run as"),
-                "{error}"
-            );
+            assert!(error.to_string().contains("no permission to open /data/lock: run as"), "{error}");
         }
         let error = failed("write", Path::new("/data/lock"), Errno::NOSPC.into());
-        assert!(
-            error
-                .to_string()
-                .contains("cannot write /data/lock: No space left"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("cannot write /data/lock: No space left"), "{error}");
     }
 }

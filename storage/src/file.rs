@@ -48,29 +48,23 @@ impl FileDisk {
         let tmp = path.with_extension("tmp");
         // A segment that is there is never replaced, whatever asked for it.
         if path.exists() {
-            return Err(io::Error::new(
-                io::ErrorKind::AlreadyExists,
-                format!("{} exists", path.display()),
-            ));
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{} exists", path.display())));
         }
-        let made = self
-            .fill(&tmp, id, size_bytes)
-            .and_then(|()| fs::rename(&tmp, &path));
+        let made = self.fill(&tmp, id, size_bytes).and_then(|()| fs::rename(&tmp, &path));
         if let Err(error) = made {
             // What was allocated is given back, or a full disk would stay so.
             let _ = fs::remove_file(&tmp);
             return Err(error);
         }
-        sync_directory(&self.directory)?;
-        self.map(id)
+        sync_directory(&self.directory).and_then(|()| self.map(id)).inspect_err(|_| {
+            // Nobody was given it, so that it can be made again.
+            let _ = fs::remove_file(&path);
+        })
     }
 
     /// A segment's file, open for writing: for a ring that writes batches on its own.
     pub fn file(&self, id: SegmentId) -> io::Result<File> {
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(self.path(id))
+        OpenOptions::new().read(true).write(true).open(self.path(id))
     }
 
     /// Where a segment's file is.
@@ -85,12 +79,7 @@ impl FileDisk {
     /// Zeros are really written: blocks that are only reserved would be turned into written ones at the first write of each,
     /// with a journal commit in every flush, and a sparse file would answer a full disk with SIGBUS.
     fn fill(&self, tmp: &Path, id: SegmentId, size_bytes: u32) -> io::Result<()> {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(tmp)?;
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(tmp)?;
         match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, u64::from(size_bytes)) {
             Ok(()) | Err(Errno::OPNOTSUPP) => {}
             Err(error) => return Err(error.into()),
@@ -103,12 +92,7 @@ impl FileDisk {
             left -= piece;
         }
         let generation = random()?;
-        let header = SegmentHeader {
-            shard: self.shard,
-            id,
-            size_bytes,
-            generation,
-        };
+        let header = SegmentHeader { shard: self.shard, id, size_bytes, generation };
         file.write_all_at(&header.encode(), 0)?;
         file.sync_all()
     }
@@ -120,10 +104,7 @@ impl Disk for FileDisk {
         for entry in fs::read_dir(&self.directory)? {
             let name = entry?.file_name();
             let number = name.to_str().and_then(|name| name.strip_suffix(".seg"));
-            if let Some(id) = number
-                .filter(|number| number.len() == 10)
-                .and_then(|number| number.parse().ok())
-            {
+            if let Some(id) = number.filter(|number| number.len() == 10).and_then(|number| number.parse().ok()) {
                 ids.push(SegmentId(id));
             }
         }

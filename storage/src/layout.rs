@@ -201,9 +201,7 @@ pub(crate) fn record_unchecked(bytes: &[u8]) -> Option<(RecordHeader, usize)> {
 /// Whether these bytes are zeros. By comparison with a page of them: that is a memcmp, quick in every build.
 pub(crate) fn is_zero(bytes: &[u8]) -> bool {
     static ZEROS: [u8; PAGE_BYTES as usize] = [0; PAGE_BYTES as usize];
-    bytes
-        .chunks(ZEROS.len())
-        .all(|chunk| chunk == &ZEROS[..chunk.len()])
+    bytes.chunks(ZEROS.len()).all(|chunk| chunk == &ZEROS[..chunk.len()])
 }
 
 fn put(out: &mut [u8], at: usize, bytes: &[u8]) {
@@ -219,11 +217,7 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 }
 
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from_le_bytes(
-        bytes[at..at + 8]
-            .try_into()
-            .expect("a slice of eight bytes"),
-    )
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("a slice of eight bytes"))
 }
 
 const _: () = {
@@ -235,12 +229,7 @@ const _: () = {
 mod tests {
     use super::*;
 
-    const HEADER: RecordHeader = RecordHeader {
-        kind: RecordKind::Entry,
-        partition: 0x0102,
-        term: 3,
-        index: 0x0405,
-    };
+    const HEADER: RecordHeader = RecordHeader { kind: RecordKind::Entry, partition: 0x0102, term: 3, index: 0x0405 };
 
     fn hex(bytes: &[u8]) -> String {
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -248,12 +237,8 @@ mod tests {
 
     #[test]
     fn the_bytes_of_format_1_do_not_change() {
-        let segment = SegmentHeader {
-            shard: 2,
-            id: SegmentId(7),
-            size_bytes: 4 << 20,
-            generation: 0x1122_3344_5566_7788,
-        };
+        let segment =
+            SegmentHeader { shard: 2, id: SegmentId(7), size_bytes: 4 << 20, generation: 0x1122_3344_5566_7788 };
         assert_eq!(
             hex(&segment.encode()),
             "77686d62726c5347010000000700000000004000020000008877665544332211\
@@ -273,10 +258,7 @@ mod tests {
              0020000068000000010000000000000000000000000000000000000008a6e220"
         );
         let record = encode_record(&HEADER, b"whimbrel", record_seed(9), 8192 + 64);
-        assert_eq!(
-            hex(&record),
-            "080000000100020103000000000000000504000000000000a9eef3f2d09bd1dd"
-        );
+        assert_eq!(hex(&record), "080000000100020103000000000000000504000000000000a9eef3f2d09bd1dd");
     }
 
     #[test]
@@ -293,10 +275,7 @@ mod tests {
 
     #[test]
     fn an_erased_record_holds_if_its_payload_is_zeros() {
-        let erased = RecordHeader {
-            kind: RecordKind::Erased,
-            ..HEADER
-        };
+        let erased = RecordHeader { kind: RecordKind::Erased, ..HEADER };
         let mut bytes = encode_record(&erased, b"forgotten", record_seed(1), 64).to_vec();
         bytes.extend_from_slice(&[0; 16]);
         assert_eq!(decode_record(&bytes, record_seed(1), 64), Some((erased, 9)));

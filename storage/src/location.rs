@@ -48,15 +48,8 @@ impl Location {
     /// If they do not lie within it: a location that was computed wrongly is a bug.
     pub fn slice(self, offset: u32, len: u32) -> Location {
         let end = offset.checked_add(len);
-        assert!(
-            end.is_some_and(|end| end <= self.len),
-            "{offset}+{len} is outside of {self:?}"
-        );
-        Location {
-            segment: self.segment,
-            offset: self.offset + offset,
-            len,
-        }
+        assert!(end.is_some_and(|end| end <= self.len), "{offset}+{len} is outside of {self:?}");
+        Location { segment: self.segment, offset: self.offset + offset, len }
     }
 }
 

@@ -7,9 +7,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use crate::layout::{
-    self, BATCH_HEADER_BYTES, FIRST_BATCH_OFFSET, RECORD_HEADER_BYTES, SegmentHeader,
-};
+use crate::layout::{self, BATCH_HEADER_BYTES, FIRST_BATCH_OFFSET, RECORD_HEADER_BYTES, SegmentHeader};
 use crate::limits;
 use crate::recover::{self, OpenError, Recovered};
 use crate::staging::{Batch, Place, Pool, Staged};
@@ -50,23 +48,17 @@ impl LogOptions {
     /// Whether the bounds fit together; otherwise what is wrong with them.
     pub fn check(&self) -> Result<(), &'static str> {
         let page = limits::PAGE_BYTES;
-        if self.batch_max < page
-            || self.batch_max > limits::BATCH_MAX_BYTES
-            || !self.batch_max.is_multiple_of(page)
-        {
+        if self.batch_max < page || self.batch_max > limits::BATCH_MAX_BYTES || !self.batch_max.is_multiple_of(page) {
             return Err("batch_max must be a multiple of 4 KiB from 4 KiB to 1 MiB");
         }
-        if self.segment_size > limits::SEGMENT_MAX_BYTES || !self.segment_size.is_multiple_of(page)
-        {
+        if self.segment_size > limits::SEGMENT_MAX_BYTES || !self.segment_size.is_multiple_of(page) {
             return Err("segment_size must be a multiple of 4 KiB up to 1 GiB");
         }
         if self.segment_size < FIRST_BATCH_OFFSET + self.batch_max {
             return Err("segment_size must hold its first page and one batch of batch_max");
         }
         if self.staging_max / self.batch_max < 2 {
-            return Err(
-                "staging_max must hold two batches of batch_max: one being written and one that gathers",
-            );
+            return Err("staging_max must hold two batches of batch_max: one being written and one that gathers");
         }
         Ok(())
     }
@@ -111,7 +103,8 @@ struct Segment {
     generation: u64,
 }
 
-/// See the [module](self).
+/// The append log of one shard: it stages, numbers and places batches, and says what is durable. It does no I/O of its own
+/// once it is open.
 pub struct Log {
     options: LogOptions,
     /// Segments from [`SegmentId::FIRST`] on, spares included.
@@ -149,18 +142,12 @@ impl Log {
         let segments = found
             .segments
             .into_iter()
-            .map(|(mapping, header)| Segment {
-                mapping,
-                generation: header.generation,
-            })
+            .map(|(mapping, header)| Segment { mapping, generation: header.generation })
             .collect();
         let log = Log {
             segments,
             preparing: false,
-            pool: Pool::new(
-                options.batch_max,
-                (options.staging_max / options.batch_max) as usize,
-            ),
+            pool: Pool::new(options.batch_max, (options.staging_max / options.batch_max) as usize),
             staged: VecDeque::new(),
             staged_bytes: 0,
             gathering: false,
@@ -179,11 +166,7 @@ impl Log {
     /// Copies a record into the batch that gathers. It can be read at once; it is durable when [`Log::written`] gives a mark
     /// at or above [`Log::appended`] as it is after this call.
     #[inline]
-    pub fn append(
-        &mut self,
-        header: &RecordHeader,
-        payload: &[u8],
-    ) -> Result<Location, AppendError> {
+    pub fn append(&mut self, header: &RecordHeader, payload: &[u8]) -> Result<Location, AppendError> {
         if self.poisoned {
             return Err(AppendError::Poisoned);
         }
@@ -191,19 +174,12 @@ impl Log {
         if !self.gathering_has(total) {
             self.begin_batch(payload.len())?;
         }
-        let batch = self
-            .staged
-            .back_mut()
-            .expect("a batch gathers: it had room or was begun just now");
+        let batch = self.staged.back_mut().expect("a batch gathers: it had room or was begun just now");
         let offset = batch.push(header, payload);
         let segment = batch.place().segment;
         self.staged_bytes += total;
         self.appended += 1;
-        Ok(Location {
-            segment,
-            offset,
-            len: payload.len() as u32,
-        })
+        Ok(Location { segment, offset, len: payload.len() as u32 })
     }
 
     /// Bytes that were appended and are not durable.
@@ -216,8 +192,7 @@ impl Log {
     pub fn has_room(&self, bytes: usize) -> bool {
         let batch_bytes = (self.options.batch_max - BATCH_HEADER_BYTES) as usize;
         let needed = layout::record_bytes(bytes);
-        !self.poisoned
-            && (self.gathering_has(needed) || self.pool.available() * batch_bytes >= needed)
+        !self.poisoned && (self.gathering_has(needed) || self.pool.available() * batch_bytes >= needed)
     }
 
     /// Bytes of the largest payload that [`Log::append`] takes.
@@ -231,9 +206,7 @@ impl Log {
     pub fn read(&self, location: Location) -> Option<Bytes> {
         if self.is_staged(location) {
             let place = (location.segment, location.offset);
-            let after = self
-                .staged
-                .partition_point(|batch| (batch.place().segment, batch.place().offset) <= place);
+            let after = self.staged.partition_point(|batch| (batch.place().segment, batch.place().offset) <= place);
             let batch = self.staged.get(after.checked_sub(1)?)?;
             if batch.place().segment != location.segment {
                 return None;
@@ -243,8 +216,7 @@ impl Log {
         let mapping = &self.segment(location.segment)?.mapping;
         let end = location.offset.checked_add(location.len)?;
         let written = location.segment < self.tail_segment || end <= self.tail_offset;
-        (written && end as usize <= mapping.len())
-            .then(|| mapping.slice(location.offset as usize..end as usize))
+        (written && end as usize <= mapping.len()).then(|| mapping.slice(location.offset as usize..end as usize))
     }
 
     /// The next batch to write, sealed: `None` while one is in flight, when nothing is staged, or when its segment is not
@@ -253,12 +225,7 @@ impl Log {
         if self.poisoned || self.in_flight.is_some() {
             return None;
         }
-        let Place {
-            number,
-            segment,
-            offset,
-            ..
-        } = *self.staged.front()?.place();
+        let Place { number, segment, offset, .. } = *self.staged.front()?.place();
         let generation = self.segment(segment)?.generation;
         if self.gathering && self.staged.len() == 1 {
             self.close_gathering();
@@ -266,12 +233,7 @@ impl Log {
         let batch = self.staged.front_mut()?.seal(generation);
         let id = WriteId(number);
         self.in_flight = Some(id);
-        Some(LogWrite {
-            id,
-            segment,
-            offset: u64::from(offset),
-            batch,
-        })
+        Some(LogWrite { id, segment, offset: u64::from(offset), batch })
     }
 
     /// The write is on stable storage. All records up to the mark are.
@@ -279,15 +241,8 @@ impl Log {
     /// # Panics
     /// If this write is not the one in flight.
     pub fn written(&mut self, id: WriteId) -> Mark {
-        assert_eq!(
-            self.in_flight.take(),
-            Some(id),
-            "only the write in flight can complete"
-        );
-        let batch = self
-            .staged
-            .pop_front()
-            .expect("the batch in flight is staged");
+        assert_eq!(self.in_flight.take(), Some(id), "only the write in flight can complete");
+        let batch = self.staged.pop_front().expect("the batch in flight is staged");
         self.durable += u64::from(batch.records());
         self.staged_bytes -= (batch.filled() - BATCH_HEADER_BYTES) as usize;
         self.pool.end(batch);
@@ -301,11 +256,7 @@ impl Log {
     /// # Panics
     /// If this write is not the one in flight.
     pub fn failed(&mut self, id: WriteId) {
-        assert_eq!(
-            self.in_flight.take(),
-            Some(id),
-            "only the write in flight can fail"
-        );
+        assert_eq!(self.in_flight.take(), Some(id), "only the write in flight can fail");
         self.poisoned = true;
     }
 
@@ -333,8 +284,7 @@ impl Log {
     /// time: `None` until [`Log::segment_ready`] or [`Log::segment_failed`] has answered for the last one.
     pub fn segment_wanted(&mut self) -> Option<SegmentId> {
         let id = self.next_segment();
-        let wanted =
-            !self.poisoned && !self.preparing && id.0 <= self.tail_segment.0 + self.options.spares;
+        let wanted = !self.poisoned && !self.preparing && id.0 <= self.tail_segment.0 + self.options.spares;
         self.preparing |= wanted;
         wanted.then_some(id)
     }
@@ -344,27 +294,12 @@ impl Log {
     /// # Panics
     /// If it is not the mapping of the segment that was wanted, as [`Disk::create`] makes it.
     pub fn segment_ready(&mut self, id: SegmentId, mapping: Bytes) {
-        assert!(
-            self.preparing && id == self.next_segment(),
-            "segment {id} was not asked for"
-        );
-        let header = SegmentHeader::decode(&mapping)
-            .expect("a segment that was just made has a valid header");
+        assert!(self.preparing && id == self.next_segment(), "segment {id} was not asked for");
+        let header = SegmentHeader::decode(&mapping).expect("a segment that was just made has a valid header");
         let expected = (self.options.shard, id, self.options.segment_size);
-        assert_eq!(
-            (header.shard, header.id, header.size_bytes),
-            expected,
-            "another segment was made than asked for"
-        );
-        assert_eq!(
-            mapping.len(),
-            self.options.segment_size as usize,
-            "the whole segment is mapped"
-        );
-        self.segments.push(Segment {
-            mapping,
-            generation: header.generation,
-        });
+        assert_eq!((header.shard, header.id, header.size_bytes), expected, "another segment was made than asked for");
+        assert_eq!(mapping.len(), self.options.segment_size as usize, "the whole segment is mapped");
+        self.segments.push(Segment { mapping, generation: header.generation });
         self.preparing = false;
     }
 
@@ -374,10 +309,7 @@ impl Log {
     /// # Panics
     /// If it is not the segment that was wanted.
     pub fn segment_failed(&mut self, id: SegmentId) {
-        assert!(
-            self.preparing && id == self.next_segment(),
-            "segment {id} was not asked for"
-        );
+        assert!(self.preparing && id == self.next_segment(), "segment {id} was not asked for");
         self.preparing = false;
     }
 
@@ -387,11 +319,7 @@ impl Log {
     }
 
     fn gathering_has(&self, bytes: usize) -> bool {
-        self.gathering
-            && self
-                .staged
-                .back()
-                .is_some_and(|batch| batch.room() as usize >= bytes)
+        self.gathering && self.staged.back().is_some_and(|batch| batch.room() as usize >= bytes)
     }
 
     /// Ends the batch that gathers and begins one with room for this payload.
@@ -399,10 +327,7 @@ impl Log {
     fn begin_batch(&mut self, payload_bytes: usize) -> Result<(), AppendError> {
         let max_bytes = self.options.payload_max();
         if payload_bytes > max_bytes {
-            return Err(AppendError::TooLarge {
-                payload_bytes,
-                max_bytes,
-            });
+            return Err(AppendError::TooLarge { payload_bytes, max_bytes });
         }
         if self.pool.available() == 0 {
             return Err(AppendError::Full);
@@ -417,10 +342,7 @@ impl Log {
             number: self.next_batch,
             segment: self.tail_segment,
             offset: self.tail_offset,
-            room: self
-                .options
-                .batch_max
-                .min(self.options.segment_size - self.tail_offset),
+            room: self.options.batch_max.min(self.options.segment_size - self.tail_offset),
         };
         let batch = self.pool.begin(place).ok_or(AppendError::Full)?;
         self.staged.push_back(batch);
@@ -443,9 +365,7 @@ impl Log {
     /// Whether a location lies in or behind the oldest batch that is not durable.
     fn is_staged(&self, location: Location) -> bool {
         let first = self.staged.front().map(Staged::place);
-        first.is_some_and(|first| {
-            (location.segment, location.offset) >= (first.segment, first.offset)
-        })
+        first.is_some_and(|first| (location.segment, location.offset) >= (first.segment, first.offset))
     }
 
     /// The one after all that are there.
@@ -454,7 +374,6 @@ impl Log {
     }
 
     fn segment(&self, id: SegmentId) -> Option<&Segment> {
-        self.segments
-            .get(id.0.checked_sub(SegmentId::FIRST.0)? as usize)
+        self.segments.get(id.0.checked_sub(SegmentId::FIRST.0)? as usize)
     }
 }

@@ -52,13 +52,7 @@ struct Segment {
 impl RamDisk {
     /// An empty disk of a shard. The seed gives the generations of its segments.
     pub fn new(shard: u16, seed: u64) -> RamDisk {
-        RamDisk {
-            shard,
-            seed,
-            made: 0,
-            segments: BTreeMap::new(),
-            faults: Faults::default(),
-        }
+        RamDisk { shard, seed, made: 0, segments: BTreeMap::new(), faults: Faults::default() }
     }
 
     /// Writes bytes that are visible at once and on stable storage only after a flush.
@@ -69,10 +63,7 @@ impl RamDisk {
         let segment = segment(&mut self.segments, id)?;
         let range = segment.memory.check(offset as usize, bytes.len())?;
         for sector in sectors(&range) {
-            segment
-                .unflushed
-                .entry(sector)
-                .or_insert_with(|| segment.memory.sector(sector));
+            segment.unflushed.entry(sector).or_insert_with(|| segment.memory.sector(sector));
         }
         segment.memory.write(range.start, bytes);
         Ok(())
@@ -85,9 +76,7 @@ impl RamDisk {
         }
         let segment = segment(&mut self.segments, id)?;
         let sectors = sectors(&(range.start as usize..range.end as usize));
-        segment
-            .unflushed
-            .retain(|sector, _| !sectors.contains(sector));
+        segment.unflushed.retain(|sector, _| !sectors.contains(sector));
         Ok(())
     }
 
@@ -96,17 +85,13 @@ impl RamDisk {
         if self.faults.flush {
             return Err(eio("flush"));
         }
-        self.segments
-            .values_mut()
-            .for_each(|segment| segment.unflushed.clear());
+        self.segments.values_mut().for_each(|segment| segment.unflushed.clear());
         Ok(())
     }
 
     /// Sectors that were written and not flushed, in order.
     pub fn unflushed(&self) -> impl Iterator<Item = (SegmentId, u32)> {
-        self.segments
-            .iter()
-            .flat_map(|(&id, segment)| segment.unflushed.keys().map(move |&sector| (id, sector)))
+        self.segments.iter().flat_map(|(&id, segment)| segment.unflushed.keys().map(move |&sector| (id, sector)))
     }
 
     /// The disk after a loss of power. `survives` says of each sector that was written and not flushed whether it has
@@ -121,13 +106,7 @@ impl RamDisk {
                     memory.write(sector as usize * SECTOR, stable);
                 }
             }
-            after.segments.insert(
-                id,
-                Segment {
-                    memory: Arc::new(memory),
-                    unflushed: BTreeMap::new(),
-                },
-            );
+            after.segments.insert(id, Segment { memory: Arc::new(memory), unflushed: BTreeMap::new() });
         }
         after
     }
@@ -153,9 +132,7 @@ impl RamDisk {
 
     /// All bytes of a segment as they are read now.
     pub fn contents(&self, id: SegmentId) -> Option<Vec<u8>> {
-        self.segments
-            .get(&id)
-            .map(|segment| segment.memory.all().to_vec())
+        self.segments.get(&id).map(|segment| segment.memory.all().to_vec())
     }
 }
 
@@ -173,21 +150,10 @@ impl Disk for RamDisk {
         }
         self.made += 1;
         let generation = mix(self.seed ^ mix(u64::from(self.shard) << 48 ^ self.made));
-        let header = SegmentHeader {
-            shard: self.shard,
-            id,
-            size_bytes,
-            generation,
-        };
+        let header = SegmentHeader { shard: self.shard, id, size_bytes, generation };
         let memory = Arc::new(Memory::new(size_bytes as usize));
         memory.write(0, &header.encode());
-        self.segments.insert(
-            id,
-            Segment {
-                memory,
-                unflushed: BTreeMap::new(),
-            },
-        );
+        self.segments.insert(id, Segment { memory, unflushed: BTreeMap::new() });
         self.open(id)
     }
 
@@ -207,9 +173,7 @@ impl Disk for RamDisk {
 }
 
 fn segment(segments: &mut BTreeMap<SegmentId, Segment>, id: SegmentId) -> io::Result<&mut Segment> {
-    segments
-        .get_mut(&id)
-        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no segment {id}")))
+    segments.get_mut(&id).ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no segment {id}")))
 }
 
 fn sectors(range: &Range<usize>) -> Range<u32> {
@@ -257,9 +221,7 @@ impl Memory {
         let layout = Layout::from_size_align(len, 16).expect("a segment is at most 4 GiB");
         // SAFETY: the layout has a size above zero, as asserted.
         let start = unsafe { std::alloc::alloc_zeroed(layout) };
-        let Some(start) = NonNull::new(start) else {
-            std::alloc::handle_alloc_error(layout)
-        };
+        let Some(start) = NonNull::new(start) else { std::alloc::handle_alloc_error(layout) };
         Memory { start, layout }
     }
 
@@ -281,18 +243,13 @@ impl Memory {
 
     fn sector(&self, sector: u32) -> [u8; SECTOR] {
         let at = sector as usize * SECTOR;
-        self.all()[at..at + SECTOR]
-            .try_into()
-            .expect("a slice of one sector")
+        self.all()[at..at + SECTOR].try_into().expect("a slice of one sector")
     }
 
     fn check(&self, offset: usize, len: usize) -> io::Result<Range<usize>> {
         let end = offset + len;
         if end > self.layout.size() {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "beyond the end of the segment",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "beyond the end of the segment"));
         }
         Ok(offset..end)
     }

@@ -10,9 +10,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use crate::layout::{
-    self, BATCH_HEADER_BYTES, BadSegment, BatchHeader, FIRST_BATCH_OFFSET, SegmentHeader,
-};
+use crate::layout::{self, BATCH_HEADER_BYTES, BadSegment, BatchHeader, FIRST_BATCH_OFFSET, SegmentHeader};
 use crate::limits::{BATCH_MAX_BYTES, PAGE_BYTES};
 use crate::{Disk, Location, LogOptions, RecordHeader, SegmentId};
 
@@ -162,11 +160,7 @@ pub(crate) fn recover(
     on_record: &mut dyn FnMut(&RecordHeader, Location, Bytes),
 ) -> Result<Found, OpenError> {
     let segments = open_segments(options, disk)?;
-    let mut walk = Walk {
-        segments: &segments,
-        next_batch: 1,
-        records: 0,
-    };
+    let mut walk = Walk { segments: &segments, next_batch: 1, records: 0 };
     let (last, tail) = walk.accept(on_record)?;
     let remains = walk.judge_tail(tail)?;
     let (next_batch, records) = (walk.next_batch, walk.records);
@@ -174,50 +168,28 @@ pub(crate) fn recover(
     let mut truncated = None;
     if let Some((at, bytes)) = remains {
         let segment = segments[at.segment].1.id;
-        disk.write(segment, at.offset, &vec![0; bytes as usize])
-            .map_err(failed("zero the torn batch of", segment))?;
-        truncated = Some(Truncated {
-            segment,
-            offset: at.offset,
-            bytes,
-        });
+        disk.write(segment, at.offset, &vec![0; bytes as usize]).map_err(failed("zero the torn batch of", segment))?;
+        truncated = Some(Truncated { segment, offset: at.offset, bytes });
     }
     if let Some((at, bytes)) = last {
         // Each batch names the one before it as durable; of the last one nobody knows. After a kill it may be in the page
         // cache only, and after a failed write-back the cache may even pass for clean, so it is not synced but written.
         let (mapping, header) = &segments[at.segment];
         let batch = mapping[at.offset as usize..(at.offset + bytes) as usize].to_vec();
-        disk.write(header.id, at.offset, &batch)
-            .map_err(failed("rewrite the last batch of", header.id))?;
+        disk.write(header.id, at.offset, &batch).map_err(failed("rewrite the last batch of", header.id))?;
     }
-    let report = Recovered {
-        segments: segments.len() as u32,
-        batches: next_batch - 1,
-        records,
-        truncated,
-    };
+    let report = Recovered { segments: segments.len() as u32, batches: next_batch - 1, records, truncated };
     let tail_segment = segments[tail.segment].1.id;
-    Ok(Found {
-        next_batch,
-        tail_segment,
-        tail_offset: tail.offset,
-        report,
-        segments,
-    })
+    Ok(Found { next_batch, tail_segment, tail_offset: tail.offset, report, segments })
 }
 
 /// All segments, in order, with their headers checked. A log without any gets its first.
-fn open_segments(
-    options: &LogOptions,
-    disk: &mut dyn Disk,
-) -> Result<Vec<(Bytes, SegmentHeader)>, OpenError> {
+fn open_segments(options: &LogOptions, disk: &mut dyn Disk) -> Result<Vec<(Bytes, SegmentHeader)>, OpenError> {
     let mut ids = disk.list().map_err(failed("list", SegmentId(0)))?;
     ids.sort_unstable();
     if ids.is_empty() {
         let id = SegmentId::FIRST;
-        let mapping = disk
-            .create(id, options.segment_size)
-            .map_err(failed("make", id))?;
+        let mapping = disk.create(id, options.segment_size).map_err(failed("make", id))?;
         let header = check_segment(options, id, &mapping)?;
         return Ok(vec![(mapping, header)]);
     }
@@ -225,11 +197,7 @@ fn open_segments(
     let mut expected = SegmentId::FIRST;
     for id in ids {
         if id != expected {
-            return Err(OpenError::Rot {
-                segment: expected,
-                offset: 0,
-                reason: RotReason::SegmentMissing,
-            });
+            return Err(OpenError::Rot { segment: expected, offset: 0, reason: RotReason::SegmentMissing });
         }
         let mapping = disk.open(id).map_err(failed("open", id))?;
         let header = check_segment(options, id, &mapping)?;
@@ -239,25 +207,13 @@ fn open_segments(
     Ok(segments)
 }
 
-fn check_segment(
-    options: &LogOptions,
-    id: SegmentId,
-    mapping: &Bytes,
-) -> Result<SegmentHeader, OpenError> {
-    let rot = OpenError::Rot {
-        segment: id,
-        offset: 0,
-        reason: RotReason::SegmentHeader,
-    };
+fn check_segment(options: &LogOptions, id: SegmentId, mapping: &Bytes) -> Result<SegmentHeader, OpenError> {
+    let rot = OpenError::Rot { segment: id, offset: 0, reason: RotReason::SegmentHeader };
     let header = match SegmentHeader::decode(mapping) {
         Ok(header) => header,
         Err(BadSegment::Damaged) => return Err(rot),
         Err(BadSegment::Version(found)) => {
-            return Err(OpenError::Format {
-                segment: id,
-                found,
-                known: layout::FORMAT_VERSION,
-            });
+            return Err(OpenError::Format { segment: id, found, known: layout::FORMAT_VERSION });
         }
     };
     let expected = (options.shard, options.segment_size);
@@ -290,10 +246,7 @@ impl Walk<'_> {
         &mut self,
         on_record: &mut dyn FnMut(&RecordHeader, Location, Bytes),
     ) -> Result<(Option<(At, u32)>, At), OpenError> {
-        let mut at = At {
-            segment: 0,
-            offset: FIRST_BATCH_OFFSET,
-        };
+        let mut at = At { segment: 0, offset: FIRST_BATCH_OFFSET };
         let mut last = None;
         loop {
             match self.look(at)? {
@@ -330,26 +283,18 @@ impl Walk<'_> {
             return Err(self.rot(at, RotReason::BatchMisplaced));
         }
         let whole = records_hold(&rest[..layout::padded(header.length) as usize], &header);
-        Ok(if whole {
-            Next::Batch(header)
-        } else {
-            Next::Torn(header)
-        })
+        Ok(if whole { Next::Batch(header) } else { Next::Torn(header) })
     }
 
     /// The start of the next segment, if the log goes on there: this one is full, or the next batch is there, torn or not.
     fn next_segment(&self, at: At) -> Result<Option<At>, OpenError> {
-        let next = At {
-            segment: at.segment + 1,
-            offset: FIRST_BATCH_OFFSET,
-        };
+        let next = At { segment: at.segment + 1, offset: FIRST_BATCH_OFFSET };
         let Some((mapping, segment)) = self.segments.get(next.segment) else {
             return Ok(None);
         };
         let header = BatchHeader::decode(&mapping[next.offset as usize..]);
-        let goes_on = header.is_some_and(|header| {
-            header.generation == segment.generation && header.number == self.next_batch
-        });
+        let goes_on =
+            header.is_some_and(|header| header.generation == segment.generation && header.number == self.next_batch);
         // Behind a full segment there is nowhere else to go on.
         let full = at.offset == self.segments[at.segment].1.size_bytes;
         if !goes_on && !full {
@@ -362,26 +307,13 @@ impl Walk<'_> {
         Ok(Some(next))
     }
 
-    fn emit(
-        &mut self,
-        at: At,
-        header: &BatchHeader,
-        on_record: &mut dyn FnMut(&RecordHeader, Location, Bytes),
-    ) {
+    fn emit(&mut self, at: At, header: &BatchHeader, on_record: &mut dyn FnMut(&RecordHeader, Location, Bytes)) {
         let (mapping, segment) = &self.segments[at.segment];
         let batch = &mapping[at.offset as usize..(at.offset + header.length) as usize];
         for_each_record(batch, header, |record, from, len| {
             let offset = at.offset + from;
-            let location = Location {
-                segment: segment.id,
-                offset,
-                len,
-            };
-            on_record(
-                &record,
-                location,
-                mapping.slice(offset as usize..(offset + len) as usize),
-            );
+            let location = Location { segment: segment.id, offset, len };
+            on_record(&record, location, mapping.slice(offset as usize..(offset + len) as usize));
         });
         self.records += u64::from(header.records);
     }
@@ -393,42 +325,21 @@ impl Walk<'_> {
             Next::Torn(header) => Some(layout::padded(header.length)),
             Next::Batch(_) | Next::Absent => None,
         };
-        let missing = if torn.is_some() {
-            RotReason::Batch
-        } else {
-            RotReason::BatchMissing
-        };
+        let missing = if torn.is_some() { RotReason::Batch } else { RotReason::BatchMissing };
         // Pages that are not zeros, per segment: first and end.
         let mut strays: Vec<(usize, Range<u32>)> = Vec::new();
         for segment in tail.segment..self.segments.len() {
-            let from = if segment == tail.segment {
-                tail.offset
-            } else {
-                FIRST_BATCH_OFFSET
-            };
-            let after = if segment == tail.segment {
-                tail.offset + torn.unwrap_or(0)
-            } else {
-                from
-            };
-            if let Some(stray) = self
-                .scan(segment, from, after)
-                .map_err(|Valid| self.rot(tail, missing))?
-            {
+            let from = if segment == tail.segment { tail.offset } else { FIRST_BATCH_OFFSET };
+            let after = if segment == tail.segment { tail.offset + torn.unwrap_or(0) } else { from };
+            if let Some(stray) = self.scan(segment, from, after).map_err(|Valid| self.rot(tail, missing))? {
                 strays.push((segment, stray));
             }
         }
         let Some((segment, stray)) = strays.first().cloned() else {
             return Ok(None);
         };
-        let start = At {
-            segment,
-            offset: stray.start,
-        };
-        let explained = strays.len() == 1
-            && self
-                .torn_reach(tail, torn, segment)
-                .is_some_and(|end| stray.end <= end);
+        let start = At { segment, offset: stray.start };
+        let explained = strays.len() == 1 && self.torn_reach(tail, torn, segment).is_some_and(|end| stray.end <= end);
         if !explained {
             return Err(self.rot(start, RotReason::Stray));
         }
@@ -442,8 +353,7 @@ impl Walk<'_> {
         if segment == tail.segment {
             return Some(size.min(tail.offset.saturating_add(torn.unwrap_or(BATCH_MAX_BYTES))));
         }
-        let rolled =
-            torn.is_none() && segment == tail.segment + 1 && size - tail.offset < BATCH_MAX_BYTES;
+        let rolled = torn.is_none() && segment == tail.segment + 1 && size - tail.offset < BATCH_MAX_BYTES;
         rolled.then(|| size.min(FIRST_BATCH_OFFSET + BATCH_MAX_BYTES))
     }
 
@@ -467,11 +377,7 @@ impl Walk<'_> {
     }
 
     fn rot(&self, at: At, reason: RotReason) -> OpenError {
-        OpenError::Rot {
-            segment: self.segments[at.segment].1.id,
-            offset: at.offset,
-            reason,
-        }
+        OpenError::Rot { segment: self.segments[at.segment].1.id, offset: at.offset, reason }
     }
 }
 
@@ -494,28 +400,16 @@ fn records_hold(batch: &[u8], header: &BatchHeader) -> bool {
 }
 
 /// Goes through the records of a batch that holds: header, where its payload starts in the batch, its length.
-fn for_each_record(
-    batch: &[u8],
-    header: &BatchHeader,
-    mut each: impl FnMut(RecordHeader, u32, u32),
-) {
+fn for_each_record(batch: &[u8], header: &BatchHeader, mut each: impl FnMut(RecordHeader, u32, u32)) {
     let mut at = BATCH_HEADER_BYTES as usize;
     for _ in 0..header.records {
         let (record, payload_bytes) =
             layout::record_unchecked(&batch[at..]).expect("the batch was checked just before");
-        each(
-            record,
-            at as u32 + layout::RECORD_HEADER_BYTES,
-            payload_bytes as u32,
-        );
+        each(record, at as u32 + layout::RECORD_HEADER_BYTES, payload_bytes as u32);
         at += layout::record_bytes(payload_bytes);
     }
 }
 
 fn failed(doing: &'static str, segment: SegmentId) -> impl FnOnce(io::Error) -> OpenError {
-    move |source| OpenError::Io {
-        doing,
-        segment,
-        source,
-    }
+    move |source| OpenError::Io { doing, segment, source }
 }

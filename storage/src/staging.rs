@@ -37,9 +37,7 @@ impl Buffer {
         assert!(size_bytes > 0, "a batch has at least one page");
         // SAFETY: the layout has a size above zero, as asserted.
         let start = unsafe { std::alloc::alloc_zeroed(layout) };
-        let Some(start) = NonNull::new(start) else {
-            std::alloc::handle_alloc_error(layout)
-        };
+        let Some(start) = NonNull::new(start) else { std::alloc::handle_alloc_error(layout) };
         Buffer { start, layout }
     }
 
@@ -48,9 +46,7 @@ impl Buffer {
     unsafe fn bytes(&self, from: u32, to: u32) -> &[u8] {
         debug_assert!(from <= to && to as usize <= self.layout.size());
         // SAFETY: the memory is initialised (zeroed when made) and lives as long as `self`; the rest is asked of the caller.
-        unsafe {
-            std::slice::from_raw_parts(self.start.as_ptr().add(from as usize), (to - from) as usize)
-        }
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr().add(from as usize), (to - from) as usize) }
     }
 
     /// # Safety
@@ -59,11 +55,7 @@ impl Buffer {
         debug_assert!(at as usize + bytes.len() <= self.layout.size());
         // SAFETY: in bounds and unshared, as asked of the caller; `bytes` is a reference and so cannot overlap.
         unsafe {
-            std::ptr::copy_nonoverlapping(
-                bytes.as_ptr(),
-                self.start.as_ptr().add(at as usize),
-                bytes.len(),
-            );
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.start.as_ptr().add(at as usize), bytes.len());
         }
     }
 
@@ -72,13 +64,7 @@ impl Buffer {
     unsafe fn clear(&self, from: u32, to: u32) {
         debug_assert!(from <= to && to as usize <= self.layout.size());
         // SAFETY: in bounds and unshared, as asked of the caller.
-        unsafe {
-            std::ptr::write_bytes(
-                self.start.as_ptr().add(from as usize),
-                0,
-                (to - from) as usize,
-            )
-        }
+        unsafe { std::ptr::write_bytes(self.start.as_ptr().add(from as usize), 0, (to - from) as usize) }
     }
 }
 
@@ -118,9 +104,7 @@ impl AsRef<[u8]> for Batch {
 
 impl fmt::Debug for Batch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Batch")
-            .field("len", &self.len)
-            .finish_non_exhaustive()
+        f.debug_struct("Batch").field("len", &self.len).finish_non_exhaustive()
     }
 }
 
@@ -163,11 +147,7 @@ impl Staged {
 
     /// Bytes that records may still take.
     pub(crate) fn room(&self) -> u32 {
-        if self.sealed {
-            0
-        } else {
-            self.place.room - self.filled
-        }
+        if self.sealed { 0 } else { self.place.room - self.filled }
     }
 
     /// Copies a record behind the others and gives the offset of its payload in the segment. The caller has seen that
@@ -175,10 +155,7 @@ impl Staged {
     #[inline]
     pub(crate) fn push(&mut self, header: &RecordHeader, payload: &[u8]) -> u32 {
         let total = layout::record_bytes(payload.len());
-        assert!(
-            total <= self.room() as usize,
-            "a record was pushed into a batch without room for it"
-        );
+        assert!(total <= self.room() as usize, "a record was pushed into a batch without room for it");
         let offset = self.place.offset + self.filled;
         let head = layout::encode_record(header, payload, self.seed, offset);
         let at = self.filled + RECORD_HEADER_BYTES;
@@ -204,14 +181,10 @@ impl Staged {
         }
         let mut view = self.view.borrow_mut();
         if view.as_ref().is_none_or(|view| view.len() < to as usize) {
-            let filled = Filled {
-                buffer: Arc::clone(&self.buffer),
-                filled: self.filled,
-            };
+            let filled = Filled { buffer: Arc::clone(&self.buffer), filled: self.filled };
             *view = Some(Bytes::from_owner(filled));
         }
-        view.as_ref()
-            .map(|view| view.slice(from as usize..to as usize))
+        view.as_ref().map(|view| view.slice(from as usize..to as usize))
     }
 
     /// Bytes that it takes in its segment, padding included.
@@ -238,10 +211,7 @@ impl Staged {
             self.buffer.put(0, &head);
             self.buffer.clear(self.filled, len);
         }
-        Batch {
-            buffer: Arc::clone(&self.buffer),
-            len,
-        }
+        Batch { buffer: Arc::clone(&self.buffer), len }
     }
 }
 
@@ -258,22 +228,12 @@ pub(crate) struct Pool {
 
 impl Pool {
     pub(crate) fn new(buffer_bytes: u32, max: usize) -> Pool {
-        Pool {
-            buffer_bytes,
-            max,
-            made: 0,
-            free: Vec::with_capacity(max),
-            viewed: Vec::with_capacity(max),
-        }
+        Pool { buffer_bytes, max, made: 0, free: Vec::with_capacity(max), viewed: Vec::with_capacity(max) }
     }
 
     /// How many batches could begin now. Views may end on other threads, so it can be more by the time one does.
     pub(crate) fn available(&self) -> usize {
-        let unviewed = self
-            .viewed
-            .iter()
-            .filter(|buffer| Arc::strong_count(buffer) == 1)
-            .count();
+        let unviewed = self.viewed.iter().filter(|buffer| Arc::strong_count(buffer) == 1).count();
         self.max - self.made + self.free.len() + unviewed
     }
 
@@ -294,9 +254,7 @@ impl Pool {
 
     /// Takes the buffer of a batch back. It is used anew once nobody views it any more.
     pub(crate) fn end(&mut self, staged: Staged) {
-        let Staged {
-            mut buffer, view, ..
-        } = staged;
+        let Staged { mut buffer, view, .. } = staged;
         drop(view);
         if Arc::get_mut(&mut buffer).is_some() {
             self.free.push(buffer);
@@ -310,11 +268,7 @@ impl Pool {
             return Some(buffer);
         }
         // `get_mut` and not the count: it orders what a reader on another thread did before what is written here next.
-        if let Some(at) = self
-            .viewed
-            .iter_mut()
-            .position(|buffer| Arc::get_mut(buffer).is_some())
-        {
+        if let Some(at) = self.viewed.iter_mut().position(|buffer| Arc::get_mut(buffer).is_some()) {
             return Some(self.viewed.swap_remove(at));
         }
         if self.made == self.max {

@@ -246,8 +246,7 @@ impl Builder {
     pub fn create_chat(&mut self, out: &mut Vec<u8>, f: &CreateChatFields<'_>) {
         let members = Some(texts(&mut self.tables, f.members));
         let title = text(&mut self.tables, f.title);
-        let args =
-            fb::CreateChatArgs { correlation: f.correlation, kind: f.kind, nonce: f.nonce, members, title };
+        let args = fb::CreateChatArgs { correlation: f.correlation, kind: f.kind, nonce: f.nonce, members, title };
         frame!(self, out, CreateChat, fb::CreateChat::create(&mut self.tables, &args));
     }
 

@@ -135,9 +135,8 @@ impl EntryWriter {
 
     /// Adds an `OutboxConfirm` of these chats, partitions and places.
     pub fn outbox_confirm(&mut self, b: &mut CommandBuilder, marks: &[(u128, u16, u64)]) {
-        let marks: Vec<_> =
-            marks.iter().map(|(chat, partition, seq)| fb::ConfirmMark::new(&id(*chat), *seq, *partition)).collect();
-        let args = fb::OutboxConfirmArgs { marks: Some(b.tables.create_vector(&marks)) };
+        let marks = marks.iter().map(|(chat, partition, seq)| fb::ConfirmMark::new(&id(*chat), *seq, *partition));
+        let args = fb::OutboxConfirmArgs { marks: Some(b.tables.create_vector_from_iter(marks)) };
         command!(self, b, OutboxConfirm, fb::OutboxConfirm::create(&mut b.tables, &args));
     }
 
@@ -161,8 +160,8 @@ impl EntryWriter {
 
     /// Adds a `DeviceAck` of these inboxes and floors.
     pub fn device_ack(&mut self, b: &mut CommandBuilder, marks: &[(u32, u64)]) {
-        let marks: Vec<_> = marks.iter().map(|(inbox, floor)| fb::AckMark::new(*inbox, *floor)).collect();
-        let args = fb::DeviceAckArgs { marks: Some(b.tables.create_vector(&marks)) };
+        let marks = marks.iter().map(|(inbox, floor)| fb::AckMark::new(*inbox, *floor));
+        let args = fb::DeviceAckArgs { marks: Some(b.tables.create_vector_from_iter(marks)) };
         command!(self, b, DeviceAck, fb::DeviceAck::create(&mut b.tables, &args));
     }
 

@@ -102,11 +102,28 @@ impl Decoder {
 
     /// The next frame, or `None` once `input` is used up; what is left of it is kept. A frame that lies whole in `input`
     /// is not copied. After an error the stream cannot be followed any further.
-    pub fn decode<'a>(
-        &'a mut self,
-        input: &mut &'a [u8],
-        frame_max: usize,
-    ) -> Result<Option<Frame<'a>>, FrameError> {
+    ///
+    /// A frame borrows from both, so a loop gives each call a cursor of its own:
+    ///
+    /// ```
+    /// # use whimbrel_wire::{Builder, Decoder, limits};
+    /// # let mut stream = Vec::new();
+    /// # (1..4).for_each(|n| Builder::default().ping(&mut stream, n));
+    /// # let (mut decoder, mut frames) = (Decoder::default(), 0);
+    /// let mut input = &stream[..];
+    /// loop {
+    ///     let mut rest = input;
+    ///     let Some(frame) = decoder.decode(&mut rest, limits::FRAME_MAX_BYTES)? else { break };
+    ///     let used = input.len() - rest.len();
+    ///     // What the frame says comes here.
+    ///     # assert_eq!(frame.kind, 4);
+    ///     # frames += 1;
+    ///     input = &input[used..];
+    /// }
+    /// # assert_eq!(frames, 3);
+    /// # Ok::<(), whimbrel_wire::FrameError>(())
+    /// ```
+    pub fn decode<'a>(&'a mut self, input: &mut &'a [u8], frame_max: usize) -> Result<Option<Frame<'a>>, FrameError> {
         if self.taken > 0 || (self.pending.is_empty() && self.pending.capacity() > 0) {
             self.drop_taken();
         }

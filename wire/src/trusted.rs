@@ -1,7 +1,7 @@
 //! The one place where tables are read without being verified: a command's table costs 98 ns to verify and 10 to read,
 //! and it was written by this very program, in memory or under a checksum.
 
-use flatbuffers::{ForwardsUOffset, VerifierOptions};
+use flatbuffers::VerifierOptions;
 
 use crate::command::{Command, CommandKind};
 use crate::generated::log as fb;
@@ -38,7 +38,7 @@ pub(crate) fn verify_command(kind: u8, table: &[u8]) -> Result<(), ()> {
     };
     macro_rules! verify {
         ($name:ident) => {
-            flatbuffers::root_with_opts::<ForwardsUOffset<fb::$name<'_>>>(&options, table).map(|_| ()).map_err(|_| ())
+            flatbuffers::root_with_opts::<fb::$name<'_>>(&options, table).map(|_| ()).map_err(|_| ())
         };
     }
     match CommandKind::from_u8(kind).ok_or(())? {

@@ -63,13 +63,9 @@ impl<'a> ClientFrame<'a> {
                 ClientFrame::Send(table(frame)?, frame.payload)
             }
             Kind::Ack => ClientFrame::Ack(table(frame)?),
-            Kind::Welcome
-            | Kind::Refused
-            | Kind::Pong
-            | Kind::Sent
-            | Kind::Deliver
-            | Kind::GoAway
-            | Kind::Error => return Err(FrameError::UnexpectedKind(kind)),
+            Kind::Welcome | Kind::Refused | Kind::Pong | Kind::Sent | Kind::Deliver | Kind::GoAway | Kind::Error => {
+                return Err(FrameError::UnexpectedKind(kind));
+            }
         })
     }
 }
@@ -130,7 +126,7 @@ where
         max_apparent_size: limits::FRAME_MAX_BYTES * 2,
         ignore_missing_null_terminator: false,
     };
-    flatbuffers::root_with_opts::<ForwardsUOffset<T>>(&options, frame.table).map_err(|_| FrameError::BadTable)
+    flatbuffers::root_with_opts::<T>(&options, frame.table).map_err(|_| FrameError::BadTable)
 }
 
 fn short(text: Option<&str>, max: usize) -> Result<(), FrameError> {

@@ -1,6 +1,9 @@
 //! `whimbrel`: the server and the clients that come with it.
 
 mod cli;
+mod config;
+mod serve;
+mod shell;
 mod token;
 
 fn main() -> std::process::ExitCode {

@@ -46,7 +46,9 @@ impl DevKeys {
 
     /// A token that counts from now on for `ttl`.
     pub(crate) fn mint(&self, grant: &Grant<'_>) -> anyhow::Result<Minted> {
-        let too_long = || anyhow!("a token cannot count for {} days: the year would have five digits", grant.ttl.as_secs() / 86_400);
+        let too_long = || {
+            anyhow!("a token cannot count for {} days: the year would have five digits", grant.ttl.as_secs() / 86_400)
+        };
         let mut claims = Claims::new_expires_in(&grant.ttl).map_err(|_| too_long())?;
         // A clock that is a second behind the minting one would refuse a token over these two, and nothing reads them.
         claims.remove_claim("iat");
@@ -85,11 +87,16 @@ pub(crate) fn load_dev_keys(data: &Path) -> anyhow::Result<Option<DevKeys>> {
     let path = secret_path(data);
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
         Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
     };
     let secret = AsymmetricSecretKey::<V4>::try_from(text.trim()).map_err(|_| {
-        anyhow!("{} holds no PASERK `k4.secret` key; remove it and `whimbrel serve --dev` makes a new one", path.display())
+        anyhow!(
+            "{} holds no PASERK `k4.secret` key; remove it and `whimbrel serve --dev` makes a new one",
+            path.display()
+        )
     })?;
     Ok(Some(DevKeys { public: public_half(&secret), secret }))
 }

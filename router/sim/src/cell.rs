@@ -3,11 +3,11 @@
 
 use std::collections::VecDeque;
 
+use whimbrel_core::Shard;
 use whimbrel_core::ids::{ConnId, ShardId};
 use whimbrel_core::io::{Effect, Effects, Input, Moving};
 use whimbrel_core::lane::LaneItem;
-use whimbrel_core::Shard;
-use whimbrel_storage::{Disk, LogWrite, SegmentId};
+use whimbrel_storage::{LogWrite, SegmentId};
 
 use crate::bottom::Bottom;
 use crate::check::{Check, Violation};
@@ -204,7 +204,7 @@ impl Cell {
     fn handle(&mut self, input: Input<'_>, b: &mut Bottom) {
         b.stats.steps += 1;
         b.stats.load_steps += u64::from(matches!(input, Input::Received { .. } | Input::Lane { .. }));
-        b.trace.line(format_args!("{} <- {}", self.id, tell::Told(&input)));
+        b.trace.line(format_args!("s{} <- {}", self.id, tell::Told(&input)));
         self.shard.handle(b.now(self.booted_us), input, &mut self.effects);
         self.shard.invariants();
     }
@@ -294,7 +294,9 @@ impl Cell {
             self.handle(Input::LogFailed { write: write.id }, b);
             return Ok(());
         }
-        self.disk.write(&write, &mut b.fuse).map_err(|error| Violation::new(Check::Start, format!("the simulated disk: {error}")))?;
+        self.disk
+            .write(&write, &mut b.fuse)
+            .map_err(|error| Violation::new(Check::Start, format!("the simulated disk: {error}")))?;
         self.handle(Input::LogWritten { write: write.id }, b);
         Ok(())
     }
@@ -306,7 +308,8 @@ impl Cell {
             return Ok(());
         }
         let made = self.disk.create(segment, b.weather.segment_bytes);
-        let mapping = made.map_err(|error| Violation::new(Check::Start, format!("segment {segment:?} cannot be made: {error}")))?;
+        let mapping =
+            made.map_err(|error| Violation::new(Check::Start, format!("segment {segment:?} cannot be made: {error}")))?;
         self.handle(Input::SegmentReady { segment, mapping }, b);
         Ok(())
     }
@@ -314,7 +317,7 @@ impl Cell {
     fn carry_out(&mut self, b: &mut Bottom, shared: &mut Shared) -> Result<(), Violation> {
         let mut list = std::mem::take(&mut self.effects.list);
         for effect in list.drain(..) {
-            b.trace.line(format_args!("{} -> {}", self.id, tell::Wanted(&effect, &self.effects.bytes)));
+            b.trace.line(format_args!("s{} -> {}", self.id, tell::Wanted(&effect, &self.effects.bytes)));
             self.carry_out_one(effect, b, shared)?;
         }
         self.effects.list = list;
@@ -388,11 +391,20 @@ impl Cell {
         Ok(())
     }
 
-    fn put_into_lane(&mut self, to: ShardId, item: LaneItem, b: &mut Bottom, shared: &mut Shared) -> Result<(), Violation> {
+    fn put_into_lane(
+        &mut self,
+        to: ShardId,
+        item: LaneItem,
+        b: &mut Bottom,
+        shared: &mut Shared,
+    ) -> Result<(), Violation> {
         let capacity = shared.lanes.capacity;
         let queue = shared.lanes.queue(self.id, to);
         if queue.len() == capacity {
-            return Err(Violation::new(Check::Panic, format!("the lane from {} to {to} is full, and it was said so", self.id)));
+            return Err(Violation::new(
+                Check::Panic,
+                format!("the lane from {} to {to} is full, and it was said so", self.id),
+            ));
         }
         if !b.fuse.fires(Plant::LaneDrops) {
             queue.push_back(item);
@@ -421,7 +433,6 @@ impl Cell {
         if let Some(flush) = self.flush.take() {
             let _ = self.disk.write_unfinished(&flush.write, &mut b.rng);
         }
-        drop(self.shard);
         if how == Crash::PowerCut {
             let remains = self.disk.power_cut(&mut b.rng);
             b.stats.torn += u64::from(remains.kept > 0 && remains.lost > 0);

@@ -81,7 +81,15 @@ impl Conns {
         let it = &mut self.slots[slot as usize];
         it.generation += 1;
         let id = ConnId { slot, generation: it.generation };
-        it.conn = Some(Conn { id, socket, detach: Detach::No, queue: VecDeque::new(), sending: None, close_by_us: None, deaf: false });
+        it.conn = Some(Conn {
+            id,
+            socket,
+            detach: Detach::No,
+            queue: VecDeque::new(),
+            sending: None,
+            close_by_us: None,
+            deaf: false,
+        });
         id
     }
 
@@ -98,10 +106,6 @@ impl Conns {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Conn> {
         self.slots.iter().filter_map(|slot| slot.conn.as_ref())
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.slots.len() - self.free.len()
     }
 
     /// Hands the sockets what they take.

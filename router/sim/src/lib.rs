@@ -12,6 +12,7 @@ pub mod check;
 mod client;
 mod conns;
 mod disk;
+mod hear;
 mod hostile;
 mod model;
 mod node;
@@ -24,6 +25,7 @@ mod tell;
 mod tokens;
 mod trace;
 mod weather;
+mod work;
 mod world;
 
 pub use bottom::Stats;

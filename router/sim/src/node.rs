@@ -34,8 +34,11 @@ impl Node {
                 seed: b.rng.next(),
                 bounds: b.weather.bounds,
             };
-            let options =
-                LogOptions { segment_size: b.weather.segment_bytes, batch_max: b.weather.batch_bytes, ..LogOptions::new(id.0) };
+            let options = LogOptions {
+                segment_size: b.weather.segment_bytes,
+                batch_max: b.weather.batch_bytes,
+                ..LogOptions::new(id.0)
+            };
             let shard = Shard::open(config, options, &mut disk.ram)
                 .map_err(|error| Violation::new(Check::Start, format!("shard {id} does not start: {error}")))?;
             b.trace.line(format_args!("{id} starts"));

@@ -58,10 +58,19 @@ impl Display for Wanted<'_> {
             }
             Effect::Close { conn } => write!(f, "close {}", Name(*conn)),
             Effect::Detach { conn } => write!(f, "detach {}", Name(*conn)),
-            Effect::Move { conn, to, moving } => write!(f, "move {} to {to} with {} bytes", Name(*conn), moving.unread.len()),
+            Effect::Move { conn, to, moving } => {
+                write!(f, "move {} to {to} with {} bytes", Name(*conn), moving.unread.len())
+            }
             Effect::Lane { to, item } => write!(f, "lane to {to} {}", Item(item)),
             Effect::WriteLog(write) => {
-                write!(f, "write {:?} {:?}@{} {} bytes", write.id, write.segment, write.offset, write.batch.as_ref().len())
+                write!(
+                    f,
+                    "write {:?} {:?}@{} {} bytes",
+                    write.id,
+                    write.segment,
+                    write.offset,
+                    write.batch.as_ref().len()
+                )
             }
             Effect::PrepareSegment(segment) => write!(f, "prepare {segment:?}"),
             Effect::WakeAt { mono_us } => write!(f, "wake at {mono_us}"),
@@ -95,7 +104,15 @@ impl Display for Item<'_> {
                 }
             }
             LaneItem::FanOut(it) => {
-                write!(f, "fan-out p{}>p{} {}/{} after {}", it.source, it.target, short(it.chat.0), it.chat_seq, it.prev)
+                write!(
+                    f,
+                    "fan-out p{}>p{} {}/{} after {}",
+                    it.source,
+                    it.target,
+                    short(it.chat.0),
+                    it.chat_seq,
+                    it.prev
+                )
             }
             LaneItem::Confirm(it) => {
                 let rewind = if it.rewind { " rewind" } else { "" };

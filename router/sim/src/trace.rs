@@ -41,7 +41,8 @@ impl Trace {
     /// Tells a line.
     pub fn line(&self, what: fmt::Arguments<'_>) {
         let inner = &mut *self.inner.borrow_mut();
-        let mut line = if inner.last.len() == KEPT_LINES { inner.last.pop_front().unwrap_or_default() } else { String::new() };
+        let mut line =
+            if inner.last.len() == KEPT_LINES { inner.last.pop_front().unwrap_or_default() } else { String::new() };
         line.clear();
         let _ = fmt::Write::write_fmt(&mut line, format_args!("{:>10} {what}\n", inner.now_us));
         inner.digest.add(line.as_bytes());

@@ -31,7 +31,12 @@ pub(crate) struct Weather {
     pub(crate) payload_max: u64,
     /// Messages that a device has unanswered at most.
     pub(crate) in_flight: usize,
-    /// Per thing that a client does.
+    /// Per thing that a client does: how often it sends, at most so many times, keeps what came, acknowledges what it kept.
+    pub(crate) send_per_mille: u64,
+    pub(crate) burst: usize,
+    pub(crate) keep_per_mille: u64,
+    pub(crate) ack_per_mille: u64,
+    pub(crate) lazy_per_mille: u64,
     pub(crate) break_per_mille: u64,
     pub(crate) crash_per_mille: u64,
     pub(crate) stop_per_mille: u64,
@@ -67,6 +72,11 @@ impl Weather {
             client_us: rng.pick(&[200, 1000, 5000]),
             payload_max: rng.pick(&[64, 400, 3000, 60_000]),
             in_flight: rng.pick(&[1, 4, 16, 80]),
+            send_per_mille: rng.pick(&[100, 300, 600]),
+            burst: rng.pick(&[1, 1, 3, 20]),
+            keep_per_mille: rng.pick(&[1000, 500]),
+            ack_per_mille: rng.pick(&[1000, 500, 100]),
+            lazy_per_mille: calm(rng.pick(&[0, 10, 50])),
             break_per_mille: calm(rng.pick(&[0, 2, 10])),
             crash_per_mille: calm(rng.pick(&[0, 1, 3])),
             stop_per_mille: calm(rng.pick(&[0, 0, 1])),

@@ -65,8 +65,14 @@ impl World {
             healed: false,
             stats: Stats::default(),
         };
-        let mut world =
-            World { b, model: Model::default(), node: None, down: Some((0, disks)), clients: Vec::new(), hostile: Vec::new() };
+        let mut world = World {
+            b,
+            model: Model::default(),
+            node: None,
+            down: Some((0, disks)),
+            clients: Vec::new(),
+            hostile: Vec::new(),
+        };
         world.populate(&mut people);
         world
     }
@@ -120,7 +126,7 @@ impl World {
         if let Some((at_us, _)) = &self.down {
             see(Actor::Restart, *at_us);
         }
-        self.clients.iter().enumerate().for_each(|(index, client)| see(Actor::Client(index), client.next_us));
+        self.clients.iter().enumerate().for_each(|(index, client)| see(Actor::Client(index), client.due_us(&self.b)));
         self.hostile.iter().enumerate().for_each(|(index, hostile)| see(Actor::Hostile(index), hostile.next_us));
         if due.is_empty() {
             self.b.pass(next_us - now_us);
@@ -208,7 +214,9 @@ impl World {
         for socket in &mut self.b.sockets {
             socket.heal();
         }
-        self.hostile.clear();
+        for hostile in self.hostile.drain(..) {
+            hostile.leave(&mut self.b);
+        }
         for socket in &mut self.b.sockets {
             if socket.abandoned {
                 socket.client_closes(0);
@@ -245,7 +253,8 @@ impl World {
 
     fn is_at_rest(&self) -> bool {
         let node_rests = |node: &Node| !node.is_stopping() && node.is_idle() && node.waiting() == 0;
-        self.node.as_ref().is_some_and(node_rests) && self.clients.iter().all(|client| client.unrest(&self.model).is_none())
+        self.node.as_ref().is_some_and(node_rests)
+            && self.clients.iter().all(|client| client.unrest(&self.model).is_none())
     }
 
     /// What somebody still waits for.
@@ -257,19 +266,30 @@ impl World {
         let Some(node) = &self.node else { return stuck("the node is not back".into()) };
         match (node.waiting(), self.model.complete()) {
             (0, _) => stuck("the node does not become idle".into()),
-            (waiting, Ok(())) => Violation::new(Check::InboxNotEmpty, format!("all is acknowledged, and {waiting} deliveries wait")),
+            (waiting, Ok(())) => {
+                Violation::new(Check::InboxNotEmpty, format!("all is acknowledged, and {waiting} deliveries wait"))
+            }
             (waiting, Err(missing)) => stuck(format!("{waiting} deliveries wait and do not come: {missing}")),
         }
     }
 
-    /// What is durable is so after one more crash: the inboxes are empty before anybody has said a word.
+    /// What is durable is so after one more crash: the inboxes are empty before anybody has said a word, and stay so.
     fn restart_and_look(&mut self) -> Result<(), Violation> {
         if self.b.rng.per_mille(700) {
             return Ok(());
         }
         self.crash();
         let Some((_, disks)) = self.down.take() else { return Ok(()) };
-        let node = Node::start(disks, &mut self.b)?;
+        let mut node = Node::start(disks, &mut self.b)?;
+        for _ in 0..REST_WITHIN_THINGS {
+            if node.is_idle() {
+                break;
+            }
+            let next = node.ready_at(&self.b).min_by_key(|&(_, at_us)| at_us);
+            let Some((shard, at_us)) = next else { break };
+            self.b.pass(at_us.saturating_sub(self.b.now_us) + 1);
+            node.turn(shard, &mut self.b)?;
+        }
         let waiting = node.waiting();
         self.node = Some(node);
         if waiting > 0 {

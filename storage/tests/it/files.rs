@@ -9,12 +9,7 @@ use whimbrel_storage::{Disk, FileDisk, Log, SegmentId};
 use crate::rig::{Kept, OPTIONS, open};
 
 fn header(index: u64) -> whimbrel_storage::RecordHeader {
-    whimbrel_storage::RecordHeader {
-        kind: whimbrel_storage::RecordKind::Entry,
-        partition: 1,
-        term: 1,
-        index,
-    }
+    whimbrel_storage::RecordHeader { kind: whimbrel_storage::RecordKind::Entry, partition: 1, term: 1, index }
 }
 
 /// Appends records of 900 bytes, three a batch, through several segments; segments are made on a thread of their own.
@@ -23,11 +18,7 @@ fn fill(log: &mut Log, disk: &FileDisk, records: u64) -> Vec<Kept> {
     for index in 0..records {
         let payload = vec![index as u8; 900];
         let location = log.append(&header(index), &payload).unwrap();
-        kept.push(Kept {
-            header: header(index),
-            location,
-            payload,
-        });
+        kept.push(Kept { header: header(index), location, payload });
         while let Some(id) = log.segment_wanted() {
             let disk = disk.clone();
             let made = std::thread::spawn(move || disk.create_segment(id, OPTIONS.segment_size));
@@ -36,9 +27,7 @@ fn fill(log: &mut Log, disk: &FileDisk, records: u64) -> Vec<Kept> {
         if index % 3 == 2
             && let Some(write) = log.next_write()
         {
-            disk.clone()
-                .write(write.segment, write.offset as u32, write.batch.as_ref())
-                .unwrap();
+            disk.clone().write(write.segment, write.offset as u32, write.batch.as_ref()).unwrap();
             log.written(write.id);
         }
     }
@@ -59,10 +48,7 @@ fn records_written_to_files_are_read_back_through_their_mappings_and_by_the_next
     drop(log);
 
     let path = dir.path().join("shard-3/0000000002.seg");
-    assert_eq!(
-        fs::metadata(path).unwrap().len(),
-        u64::from(OPTIONS.segment_size)
-    );
+    assert_eq!(fs::metadata(path).unwrap().len(), u64::from(OPTIONS.segment_size));
     let mut disk = FileDisk::open(dir.path(), OPTIONS.shard).unwrap();
     let (_, recovered, found) = open(OPTIONS, &mut disk).unwrap();
     assert_eq!(found, kept);
@@ -78,15 +64,11 @@ fn a_torn_batch_in_a_file_is_truncated_and_a_rotten_one_refused() {
     drop(log);
     let file = disk.file(SegmentId(1)).unwrap();
     let last = kept[5].location;
-    file.write_all_at(&[0xee; 4], u64::from(last.offset) + 100)
-        .unwrap();
+    file.write_all_at(&[0xee; 4], u64::from(last.offset) + 100).unwrap();
     let (_, recovered, found) = open(OPTIONS, &mut disk).unwrap();
     assert_eq!(found, kept[..3]);
     let truncated = recovered.truncated.unwrap();
-    assert_eq!(
-        (truncated.segment, truncated.offset, truncated.bytes),
-        (SegmentId(1), 8192, 4096)
-    );
+    assert_eq!((truncated.segment, truncated.offset, truncated.bytes), (SegmentId(1), 8192, 4096));
     let (_, recovered, found) = open(OPTIONS, &mut disk).unwrap();
     assert_eq!((recovered.truncated, found.len()), (None, 3));
 
@@ -94,13 +76,9 @@ fn a_torn_batch_in_a_file_is_truncated_and_a_rotten_one_refused() {
     let (mut log, ..) = open(OPTIONS, &mut disk).unwrap();
     fill(&mut log, &disk, 3);
     drop(log);
-    file.write_all_at(&[0xee; 4], u64::from(kept[0].location.offset))
-        .unwrap();
+    file.write_all_at(&[0xee; 4], u64::from(kept[0].location.offset)).unwrap();
     let error = open(OPTIONS, &mut disk).err().unwrap().to_string();
-    assert!(
-        error.starts_with("segment 1 is damaged at byte 4096"),
-        "{error}"
-    );
+    assert!(error.starts_with("segment 1 is damaged at byte 4096"), "{error}");
 }
 
 #[test]

@@ -79,10 +79,7 @@ fn what_recovery_accepted_after_a_kill_survives_a_loss_of_power() {
     let mut rig = Rig::new(OPTIONS);
     rig.batch(&[100, 200]);
     rig.append(300).unwrap();
-    assert!(
-        rig.submit(),
-        "written, and not flushed when the process is killed"
-    );
+    assert!(rig.submit(), "written, and not flushed when the process is killed");
     let mut disk = std::mem::replace(&mut rig.disk, whimbrel_storage::ram::RamDisk::new(0, 0));
     assert!(disk.unflushed().next().is_some());
     let (_, recovered, found) = crate::rig::open(OPTIONS, &mut disk).unwrap();

@@ -2,18 +2,12 @@
 
 use whimbrel_storage::ram::RamDisk;
 use whimbrel_storage::{
-    AppendError, Disk, Location, Log, LogOptions, LogWrite, OpenError, RecordHeader, RecordKind,
-    Recovered,
+    AppendError, Disk, Location, Log, LogOptions, LogWrite, OpenError, RecordHeader, RecordKind, Recovered,
 };
 
 /// Small enough that a few dozen records roll through several segments.
-pub(crate) const OPTIONS: LogOptions = LogOptions {
-    shard: 3,
-    segment_size: 28 << 10,
-    batch_max: 8 << 10,
-    staging_max: 32 << 10,
-    spares: 2,
-};
+pub(crate) const OPTIONS: LogOptions =
+    LogOptions { shard: 3, segment_size: 28 << 10, batch_max: 8 << 10, staging_max: 32 << 10, spares: 2 };
 
 /// A record as it was appended, or as it was found.
 #[derive(Clone, PartialEq, Eq)]
@@ -46,45 +40,20 @@ pub(crate) struct Rig {
 impl Rig {
     pub(crate) fn new(options: LogOptions) -> Rig {
         let mut disk = RamDisk::new(options.shard, 7);
-        let (log, recovered) = Log::open(options, &mut disk, &mut |_, _, _| {
-            panic!("a new log is empty")
-        })
-        .unwrap();
+        let (log, recovered) = Log::open(options, &mut disk, &mut |_, _, _| panic!("a new log is empty")).unwrap();
         assert_eq!((recovered.batches, recovered.segments), (0, 1));
-        Rig {
-            options,
-            disk,
-            log,
-            kept: Vec::new(),
-            durable: 0,
-            opened_with: 0,
-            in_flight: None,
-            next_index: 0,
-        }
+        Rig { options, disk, log, kept: Vec::new(), durable: 0, opened_with: 0, in_flight: None, next_index: 0 }
     }
 
     pub(crate) fn append(&mut self, payload_bytes: usize) -> Result<(), AppendError> {
         self.next_index += 1;
         let index = self.next_index;
-        let kind = if index.is_multiple_of(5) {
-            RecordKind::HardState
-        } else {
-            RecordKind::Entry
-        };
-        let header = RecordHeader {
-            kind,
-            partition: index as u16 % 16,
-            term: index / 9,
-            index,
-        };
+        let kind = if index.is_multiple_of(5) { RecordKind::HardState } else { RecordKind::Entry };
+        let header = RecordHeader { kind, partition: index as u16 % 16, term: index / 9, index };
         let mut random = Random(index);
         let payload: Vec<u8> = (0..payload_bytes).map(|_| random.next() as u8).collect();
         let location = self.log.append(&header, &payload)?;
-        self.kept.push(Kept {
-            header,
-            location,
-            payload,
-        });
+        self.kept.push(Kept { header, location, payload });
         Ok(())
     }
 
@@ -104,9 +73,7 @@ impl Rig {
         assert!(self.in_flight.is_none(), "one write at a time");
         let bytes = write.batch.as_ref();
         assert!(bytes.len().is_multiple_of(4096) && (bytes.as_ptr() as usize).is_multiple_of(4096));
-        self.disk
-            .write_unflushed(write.segment, write.offset as u32, bytes)
-            .unwrap();
+        self.disk.write_unflushed(write.segment, write.offset as u32, bytes).unwrap();
         self.in_flight = Some(write);
         true
     }
@@ -117,12 +84,7 @@ impl Rig {
             return false;
         };
         let offset = write.offset as u32;
-        self.disk
-            .flush(
-                write.segment,
-                offset..offset + write.batch.as_ref().len() as u32,
-            )
-            .unwrap();
+        self.disk.flush(write.segment, offset..offset + write.batch.as_ref().len() as u32).unwrap();
         let id = write.id;
         drop(write);
         let mark = self.log.written(id);
@@ -152,10 +114,7 @@ impl Rig {
     /// Every record reads back as it was appended.
     pub(crate) fn check_reads(&self) {
         for kept in &self.kept {
-            assert_eq!(
-                self.log.read(kept.location).expect("it was appended"),
-                kept.payload
-            );
+            assert_eq!(self.log.read(kept.location).expect("it was appended"), kept.payload);
         }
     }
 
@@ -164,15 +123,8 @@ impl Rig {
         let submitted = self.submitted();
         let (log, recovered, found) = open(self.options, &mut disk)?;
         assert!(found.len() >= self.durable, "a durable record is lost");
-        assert!(
-            found.len() <= submitted,
-            "a record that was never written is there"
-        );
-        assert_eq!(
-            found,
-            self.kept[..found.len()],
-            "a record is not as it was appended"
-        );
+        assert!(found.len() <= submitted, "a record that was never written is there");
+        assert_eq!(found, self.kept[..found.len()], "a record is not as it was appended");
         self.durable = found.len();
         self.opened_with = found.len();
         self.kept.truncate(found.len());
@@ -188,31 +140,20 @@ impl Rig {
             return self.durable;
         };
         let end = write.offset as u32 + write.batch.as_ref().len() as u32;
-        let inside =
-            |kept: &&Kept| (kept.location.segment, kept.location.offset) < (write.segment, end);
+        let inside = |kept: &&Kept| (kept.location.segment, kept.location.offset) < (write.segment, end);
         self.kept.iter().take_while(inside).count()
     }
 }
 
 /// Opens the log of a disk and lists what it holds.
-pub(crate) fn open(
-    options: LogOptions,
-    disk: &mut dyn Disk,
-) -> Result<(Log, Recovered, Vec<Kept>), OpenError> {
+pub(crate) fn open(options: LogOptions, disk: &mut dyn Disk) -> Result<(Log, Recovered, Vec<Kept>), OpenError> {
     let mut found = Vec::new();
     let (log, recovered) = Log::open(options, disk, &mut |header, location, payload| {
-        found.push(Kept {
-            header: *header,
-            location,
-            payload: payload.to_vec(),
-        });
+        found.push(Kept { header: *header, location, payload: payload.to_vec() });
     })?;
     assert_eq!(recovered.records, found.len() as u64);
     for kept in &found {
-        assert_eq!(
-            log.read(kept.location).expect("it was recovered"),
-            kept.payload
-        );
+        assert_eq!(log.read(kept.location).expect("it was recovered"), kept.payload);
     }
     Ok((log, recovered, found))
 }
@@ -221,9 +162,7 @@ pub(crate) fn open(
 pub(crate) fn image(disk: &mut RamDisk) -> Vec<Vec<u8>> {
     let mut ids = disk.list().unwrap();
     ids.sort_unstable();
-    ids.into_iter()
-        .map(|id| disk.contents(id).unwrap())
-        .collect()
+    ids.into_iter().map(|id| disk.contents(id).unwrap()).collect()
 }
 
 /// Numbers from a seed (splitmix64).

@@ -40,22 +40,14 @@ fn refused(disk: &mut RamDisk) -> (SegmentId, u32, RotReason) {
     let error = open(OPTIONS, disk).err().expect("rot is refused");
     assert!(image(disk) == before, "the disk was changed");
     match error {
-        OpenError::Rot {
-            segment,
-            offset,
-            reason,
-        } => (segment, offset, reason),
+        OpenError::Rot { segment, offset, reason } => (segment, offset, reason),
         other => panic!("not rot: {other}"),
     }
 }
 
 #[test]
 fn every_bit_of_an_earlier_batch_is_guarded_padding_included() {
-    let options = LogOptions {
-        segment_size: 16 << 10,
-        batch_max: 4096,
-        ..OPTIONS
-    };
+    let options = LogOptions { segment_size: 16 << 10, batch_max: 4096, ..OPTIONS };
     let mut rig = Rig::new(options);
     rig.batch(&[40, 0, 1700]);
     rig.batch(&[5]);
@@ -96,18 +88,12 @@ fn rot_in_any_batch_but_the_last_is_refused_and_left_alone() {
         for _ in 0..50 {
             let mut rotten = disk.crash(&mut |_, _| false);
             let offset = start + random.below(u64::from(end - start)) as u32;
-            rotten
-                .flip_bit(segment, offset, random.below(8) as u8)
-                .unwrap();
+            rotten.flip_bit(segment, offset, random.below(8) as u8).unwrap();
             let (at_segment, at_offset, reason) = refused(&mut rotten);
             let here = (at_segment, at_offset) == (segment, start);
             // The first batch of a segment is missed where it might have been as well: in the unused end before it.
-            let before =
-                start == 4096 && reason == RotReason::BatchMissing && at_segment.next() == segment;
-            assert!(
-                here || before,
-                "{at_segment} {at_offset} {segment} {start} {reason:?}"
-            );
+            let before = start == 4096 && reason == RotReason::BatchMissing && at_segment.next() == segment;
+            assert!(here || before, "{at_segment} {at_offset} {segment} {start} {reason:?}");
         }
         for sector in (start..end).step_by(512) {
             let mut rotten = disk.crash(&mut |_, _| false);
@@ -119,12 +105,8 @@ fn rot_in_any_batch_but_the_last_is_refused_and_left_alone() {
             refused(&mut rotten);
         }
         let mut lost = disk.crash(&mut |_, _| false);
-        lost.write(segment, start, &vec![0; (end - start) as usize])
-            .unwrap();
-        assert_eq!(
-            refused(&mut lost),
-            (segment, start, RotReason::BatchMissing)
-        );
+        lost.write(segment, start, &vec![0; (end - start) as usize]).unwrap();
+        assert_eq!(refused(&mut lost), (segment, start, RotReason::BatchMissing));
     }
 }
 
@@ -137,9 +119,7 @@ fn any_random_bit_of_the_whole_log_is_found() {
         let mut rotten = disk.crash(&mut |_, _| false);
         let segment = SegmentId(1 + random.below(5) as u32);
         let offset = random.below(u64::from(OPTIONS.segment_size)) as u32;
-        rotten
-            .flip_bit(segment, offset, random.below(8) as u8)
-            .unwrap();
+        rotten.flip_bit(segment, offset, random.below(8) as u8).unwrap();
         match open(OPTIONS, &mut rotten) {
             Err(_) => {}
             // In the last batch, or where the next would lie, it is what a torn batch left.
@@ -159,13 +139,8 @@ fn every_bit_of_a_segments_header_page_is_guarded() {
     let (_, disk) = log();
     for offset in 0..4096 {
         let mut rotten = disk.crash(&mut |_, _| false);
-        rotten
-            .flip_bit(SegmentId(2), offset, (offset % 8) as u8)
-            .unwrap();
-        assert_eq!(
-            refused(&mut rotten),
-            (SegmentId(2), 0, RotReason::SegmentHeader)
-        );
+        rotten.flip_bit(SegmentId(2), offset, (offset % 8) as u8).unwrap();
+        assert_eq!(refused(&mut rotten), (SegmentId(2), 0, RotReason::SegmentHeader));
     }
 }
 
@@ -175,10 +150,7 @@ fn a_lost_segment_is_refused() {
     for lost in 1..=4 {
         let mut disk = disk.crash(&mut |_, _| false);
         disk.remove(SegmentId(lost));
-        assert_eq!(
-            refused(&mut disk),
-            (SegmentId(lost), 0, RotReason::SegmentMissing)
-        );
+        assert_eq!(refused(&mut disk), (SegmentId(lost), 0, RotReason::SegmentMissing));
     }
 }
 
@@ -195,20 +167,11 @@ fn a_batch_in_the_place_of_another_is_refused() {
     };
     // Over a batch of the same segment, over one of another, and behind the last.
     let (segment, start, _) = places[2];
-    assert_eq!(
-        refused(&mut copy(0, (segment, start))).2,
-        RotReason::BatchMisplaced
-    );
+    assert_eq!(refused(&mut copy(0, (segment, start))).2, RotReason::BatchMisplaced);
     let &(segment, start, end) = places.last().unwrap();
-    assert_eq!(
-        refused(&mut copy(2, (segment, start))).2,
-        RotReason::BatchMisplaced
-    );
+    assert_eq!(refused(&mut copy(2, (segment, start))).2, RotReason::BatchMisplaced);
     let last = places.len() - 1;
-    assert_eq!(
-        refused(&mut copy(last, (segment, end))).2,
-        RotReason::BatchMisplaced
-    );
+    assert_eq!(refused(&mut copy(last, (segment, end))).2, RotReason::BatchMisplaced);
 }
 
 #[test]
@@ -216,23 +179,15 @@ fn a_batch_of_another_history_is_refused() {
     // Two logs of one seed, so that even the generations are the same: only number and place tell their batches apart.
     let history = |sizes: &[usize]| {
         let mut rig = Rig::new(OPTIONS);
-        sizes
-            .iter()
-            .for_each(|&payload_bytes| rig.batch(&[payload_bytes]));
+        sizes.iter().for_each(|&payload_bytes| rig.batch(&[payload_bytes]));
         rig.disk.crash(&mut |_, _| false)
     };
     let other = history(&[6000, 100]).contents(SegmentId(1)).unwrap();
     let second = &other[12_288..16_384];
-    for (at, sizes) in [
-        (12_288, &[100, 100, 100, 100][..]),
-        (8192, &[100, 100, 100][..]),
-    ] {
+    for (at, sizes) in [(12_288, &[100, 100, 100, 100][..]), (8192, &[100, 100, 100][..])] {
         let mut disk = history(sizes);
         disk.write(SegmentId(1), at, second).unwrap();
-        assert_eq!(
-            refused(&mut disk),
-            (SegmentId(1), at, RotReason::BatchMisplaced)
-        );
+        assert_eq!(refused(&mut disk), (SegmentId(1), at, RotReason::BatchMisplaced));
     }
 }
 
@@ -242,26 +197,16 @@ fn bytes_where_nothing_was_written_are_refused() {
     // Far into a spare, where no torn batch reaches, and in the unused end of a segment.
     let mut stray = disk.crash(&mut |_, _| false);
     stray.flip_bit(SegmentId(5), 20_000, 3).unwrap();
-    assert_eq!(
-        refused(&mut stray),
-        (SegmentId(5), 16_384, RotReason::Stray)
-    );
+    assert_eq!(refused(&mut stray), (SegmentId(5), 16_384, RotReason::Stray));
 
     let mut rig = Rig::new(OPTIONS);
     for payload_bytes in [6000, 6000, 100, 6000] {
         rig.batch(&[payload_bytes]);
     }
-    assert_eq!(
-        rig.kept[3].location.segment,
-        SegmentId(2),
-        "4 KiB of the first are unused"
-    );
+    assert_eq!(rig.kept[3].location.segment, SegmentId(2), "4 KiB of the first are unused");
     let mut unused = rig.disk.crash(&mut |_, _| false);
     unused.flip_bit(SegmentId(1), 25_000, 3).unwrap();
-    assert_eq!(
-        refused(&mut unused),
-        (SegmentId(1), 24_576, RotReason::Stray)
-    );
+    assert_eq!(refused(&mut unused), (SegmentId(1), 24_576, RotReason::Stray));
 
     let mut two = disk.crash(&mut |_, _| false);
     let &(segment, _, end) = batches(&mut two).last().unwrap();
@@ -288,9 +233,7 @@ fn a_payload_that_imitates_a_batch_is_only_a_payload() {
     rig.log.append(&header, &payload).unwrap();
     let write = rig.log.next_write().unwrap();
     assert_eq!(&write.batch.as_ref()[4096..4104], b"whmbrlBT");
-    rig.disk
-        .write_unflushed(write.segment, write.offset as u32, write.batch.as_ref())
-        .unwrap();
+    rig.disk.write_unflushed(write.segment, write.offset as u32, write.batch.as_ref()).unwrap();
     // The batch's own header is lost, the forged one survives.
     let mut nth = 0;
     let mut disk = rig.disk.crash(&mut |_, _| {
@@ -307,22 +250,10 @@ fn a_log_of_another_shard_or_size_is_refused_by_name() {
     let (_, mut disk) = log();
     let mut options = OPTIONS;
     options.shard += 1;
-    assert!(matches!(
-        open(options, &mut disk),
-        Err(OpenError::Foreign { shard: 3, .. })
-    ));
+    assert!(matches!(open(options, &mut disk), Err(OpenError::Foreign { shard: 3, .. })));
     options = OPTIONS;
     options.segment_size += 4096;
     let error = open(options, &mut disk).err().unwrap();
-    assert!(matches!(
-        error,
-        OpenError::Foreign {
-            size_bytes: 28_672,
-            ..
-        }
-    ));
-    assert!(
-        error.to_string().contains("set segment_size as it was"),
-        "{error}"
-    );
+    assert!(matches!(error, OpenError::Foreign { size_bytes: 28_672, .. }));
+    assert!(error.to_string().contains("set segment_size as it was"), "{error}");
 }

@@ -20,11 +20,7 @@ fn staging_is_bounded_and_takes_more_once_a_write_completed() {
     assert!(rig.log.staged_bytes() <= OPTIONS.staging_max as usize);
 
     assert!(rig.submit());
-    assert_eq!(
-        rig.append(payload_bytes),
-        Err(AppendError::Full),
-        "written is not flushed"
-    );
+    assert_eq!(rig.append(payload_bytes), Err(AppendError::Full), "written is not flushed");
     assert!(rig.complete());
     rig.append(payload_bytes).unwrap();
     rig.check_reads();
@@ -49,11 +45,7 @@ fn a_view_of_staging_stays_as_it_is_until_it_is_dropped() {
     let (view, _) = views.pop().unwrap();
     let part = view.slice(10..20);
     drop(view);
-    assert_eq!(
-        rig.append(1),
-        Err(AppendError::Full),
-        "a slice of a view holds it too"
-    );
+    assert_eq!(rig.append(1), Err(AppendError::Full), "a slice of a view holds it too");
     drop(part);
     for _ in 0..20 {
         rig.append(5000).unwrap();
@@ -63,11 +55,7 @@ fn a_view_of_staging_stays_as_it_is_until_it_is_dropped() {
         }
     }
     // After the write a view is one of the segment, and holds no staging.
-    let views: Vec<_> = rig
-        .kept
-        .iter()
-        .map(|kept| rig.log.read(kept.location).unwrap())
-        .collect();
+    let views: Vec<_> = rig.kept.iter().map(|kept| rig.log.read(kept.location).unwrap()).collect();
     assert!(rig.log.has_room(OPTIONS.payload_max()));
     drop(rig);
     assert_eq!(views.last().unwrap().len(), 5000, "a view outlives the log");
@@ -95,10 +83,7 @@ fn places_where_nothing_was_appended_read_as_nothing() {
     rig.append(100).unwrap();
     let mut staged = rig.kept[1].location;
     staged.len += 1;
-    assert!(
-        rig.log.read(staged).is_some() == (staged.len <= 104),
-        "padding belongs to the record"
-    );
+    assert!(rig.log.read(staged).is_some() == (staged.len <= 104), "padding belongs to the record");
     staged.len += 8;
     assert_eq!(rig.log.read(staged), None);
     staged.segment = SegmentId(9);
@@ -116,13 +101,7 @@ fn the_largest_record_fits_and_one_byte_more_is_refused() {
     assert_eq!(max_bytes, 8192 - 96);
     rig.batch(&[max_bytes]);
     let payload_bytes = max_bytes + 1;
-    assert_eq!(
-        rig.append(payload_bytes),
-        Err(AppendError::TooLarge {
-            payload_bytes,
-            max_bytes
-        })
-    );
+    assert_eq!(rig.append(payload_bytes), Err(AppendError::TooLarge { payload_bytes, max_bytes }));
     rig.batch(&[1]);
     rig.check_reads();
     assert_eq!(LogOptions::new(0).payload_max(), 262_048);
@@ -202,11 +181,7 @@ fn a_failed_write_poisons_the_log() {
     let write = rig.log.next_write().unwrap();
     rig.append(30).unwrap();
     rig.disk.faults.flush = true;
-    assert!(
-        rig.disk
-            .write(write.segment, write.offset as u32, write.batch.as_ref())
-            .is_err()
-    );
+    assert!(rig.disk.write(write.segment, write.offset as u32, write.batch.as_ref()).is_err());
     rig.log.failed(write.id);
     assert!(rig.log.is_poisoned());
     assert_eq!(rig.append(1), Err(AppendError::Poisoned));
@@ -234,28 +209,11 @@ fn a_completion_that_was_not_asked_for_is_a_bug() {
 #[test]
 fn bounds_that_do_not_fit_together_are_refused() {
     for options in [
-        LogOptions {
-            batch_max: 5000,
-            ..OPTIONS
-        },
-        LogOptions {
-            batch_max: 2 << 20,
-            segment_size: 8 << 20,
-            staging_max: 8 << 20,
-            ..OPTIONS
-        },
-        LogOptions {
-            segment_size: 8192,
-            ..OPTIONS
-        },
-        LogOptions {
-            segment_size: 28_000,
-            ..OPTIONS
-        },
-        LogOptions {
-            staging_max: 8192,
-            ..OPTIONS
-        },
+        LogOptions { batch_max: 5000, ..OPTIONS },
+        LogOptions { batch_max: 2 << 20, segment_size: 8 << 20, staging_max: 8 << 20, ..OPTIONS },
+        LogOptions { segment_size: 8192, ..OPTIONS },
+        LogOptions { segment_size: 28_000, ..OPTIONS },
+        LogOptions { staging_max: 8192, ..OPTIONS },
     ] {
         assert!(options.check().is_err(), "{options:?}");
     }

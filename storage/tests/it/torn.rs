@@ -56,12 +56,7 @@ fn in_flight() -> impl Iterator<Item = InFlight> {
     places().into_iter().map(|(place, rig)| {
         let without = image(&mut rig.disk.crash(&mut |_, _| false));
         let with = image(&mut rig.disk.crash(&mut |_, _| true));
-        InFlight {
-            place,
-            rig,
-            without,
-            with,
-        }
+        InFlight { place, rig, without, with }
     })
 }
 
@@ -75,22 +70,14 @@ impl InFlight {
             survives(nth - 1)
         });
         let torn = image(&mut disk);
-        let (_, recovered, found) =
-            open(OPTIONS, &mut disk).unwrap_or_else(|error| panic!("{place}: {error}"));
+        let (_, recovered, found) = open(OPTIONS, &mut disk).unwrap_or_else(|error| panic!("{place}: {error}"));
         if torn == self.with {
             assert_eq!(found, self.rig.kept, "{place}");
             assert_eq!(recovered.truncated, None, "{place}");
         } else {
             assert_eq!(found, self.rig.kept[..self.rig.durable], "{place}");
-            assert_eq!(
-                recovered.truncated.is_some(),
-                torn != self.without,
-                "{place}"
-            );
-            assert!(
-                image(&mut disk) == self.without,
-                "{place}: something of the batch is left"
-            );
+            assert_eq!(recovered.truncated.is_some(), torn != self.without, "{place}");
+            assert!(image(&mut disk) == self.without, "{place}: something of the batch is left");
         }
     }
 }
@@ -124,8 +111,7 @@ fn the_log_goes_on_after_a_torn_batch() {
         for seed in 0..40 {
             let mut random = Random(seed);
             let disk = rig.disk.crash(&mut |_, _| random.below(2) == 0);
-            rig.reopen(disk)
-                .unwrap_or_else(|error| panic!("{place}: {error}"));
+            rig.reopen(disk).unwrap_or_else(|error| panic!("{place}: {error}"));
             rig.batch(&[90]);
             for payload_bytes in [random.below(900), 2000, random.below(4000)] {
                 rig.append(payload_bytes as usize).unwrap();
@@ -177,19 +163,12 @@ fn a_loss_of_power_in_the_middle_of_the_repair_loses_nothing() {
             let mut random = Random(seed);
             let mut disk = rig.disk.crash(&mut |_, _| random.below(2) == 0);
             let writes_left = random.below(3) as u32;
-            let mut dying = Dying {
-                disk: &mut disk,
-                writes_left,
-            };
+            let mut dying = Dying { disk: &mut disk, writes_left };
             // It fails, or there was less to repair than it had writes left.
             let _ = open(OPTIONS, &mut dying);
             let mut again = disk.crash(&mut |_, _| random.below(2) == 0);
-            let (_, _, found) =
-                open(OPTIONS, &mut again).unwrap_or_else(|error| panic!("{place}: {error}"));
-            assert!(
-                found.len() >= rig.durable && found == rig.kept[..found.len()],
-                "{place}"
-            );
+            let (_, _, found) = open(OPTIONS, &mut again).unwrap_or_else(|error| panic!("{place}: {error}"));
+            assert!(found.len() >= rig.durable && found == rig.kept[..found.len()], "{place}");
         }
     }
 }

@@ -61,7 +61,8 @@ impl Access {
 
     /// The addresses behind the name of the server.
     pub(super) fn addresses(&self) -> anyhow::Result<Vec<SocketAddr>> {
-        let found: Vec<SocketAddr> = self.server.to_socket_addrs().map_err(|error| self.bad_address(&error.to_string()))?.collect();
+        let found: Vec<SocketAddr> =
+            self.server.to_socket_addrs().map_err(|error| self.bad_address(&error.to_string()))?.collect();
         if found.is_empty() {
             return Err(self.bad_address("no address"));
         }
@@ -87,11 +88,19 @@ impl Access {
 
     /// The command that makes a device of `user` exist.
     pub(super) fn register_command(&self, user: &str) -> String {
-        let server = match self.server.as_str() {
+        format!("whimbrel recv --as {user} --count 0{}{}", data_option(&self.data), self.server_option())
+    }
+
+    /// The command by which `user` talks to this one.
+    pub(super) fn chat_command(&self, user: &str) -> String {
+        format!("whimbrel chat --as {user} --to {}{}{}", self.user, data_option(&self.data), self.server_option())
+    }
+
+    fn server_option(&self) -> String {
+        match self.server.as_str() {
             crate::cli::args::SERVER => String::new(),
             other => format!(" --server {other}"),
-        };
-        format!("whimbrel recv --as {user} --count 0{}{server}", data_option(&self.data))
+        }
     }
 
     /// What to do about a token that the server does not take.
@@ -103,10 +112,19 @@ impl Access {
                 self.server
             ),
             TokenSource::File(path) => {
-                format!("get a new token for {} and put it into {}; where the server is yours: {}", self.user, path.display(), self.token_command())
+                format!(
+                    "get a new token for {} and put it into {}; where the server is yours: {}",
+                    self.user,
+                    path.display(),
+                    self.token_command()
+                )
             }
             TokenSource::Environment => {
-                format!("get a new token for {} and put it into {TOKEN_VARIABLE}; where the server is yours: {}", self.user, self.token_command())
+                format!(
+                    "get a new token for {} and put it into {TOKEN_VARIABLE}; where the server is yours: {}",
+                    self.user,
+                    self.token_command()
+                )
             }
         }
     }
@@ -114,7 +132,9 @@ impl Access {
     /// What to do about a token whose time is over.
     pub(super) fn expired_remedy(&self) -> String {
         match &self.source {
-            TokenSource::DevKey(_) => "it was made just now for 30 days: compare the clocks of this machine and the server".to_owned(),
+            TokenSource::DevKey(_) => {
+                "it was made just now for 30 days: compare the clocks of this machine and the server".to_owned()
+            }
             TokenSource::File(_) | TokenSource::Environment => self.token_remedy(),
         }
     }
@@ -137,7 +157,10 @@ pub(super) fn data_option(data: &Path) -> String {
 pub(super) fn no_dev_key(data: &Path, otherwise: &str) -> anyhow::Error {
     Failure::with_remedy(
         format!("no development key in {}", data.display()),
-        format!("start the server once with `whimbrel serve --dev{}`, or name its data directory with --data{otherwise}", data_option(data)),
+        format!(
+            "start the server once with `whimbrel serve --dev{}`, or name its data directory with --data{otherwise}",
+            data_option(data)
+        ),
     )
     .into()
 }
@@ -151,7 +174,10 @@ fn find_token(identity: &Identity) -> anyhow::Result<(String, TokenSource)> {
         return Ok((checked(&text.to_string_lossy(), TOKEN_VARIABLE)?, TokenSource::Environment));
     }
     let Some(keys) = token::load_dev_keys(&identity.data)? else {
-        return Err(no_dev_key(&identity.data, &format!("; with another server's token: --token FILE or {TOKEN_VARIABLE}")));
+        return Err(no_dev_key(
+            &identity.data,
+            &format!("; with another server's token: --token FILE or {TOKEN_VARIABLE}"),
+        ));
     };
     let grant = Grant { user: &identity.user, device: identity.device, epoch: DEV_EPOCH, ttl: SELF_MADE_TTL };
     Ok((keys.mint(&grant)?.token, TokenSource::DevKey(identity.data.clone())))

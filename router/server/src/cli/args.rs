@@ -16,7 +16,7 @@ pub(super) const DATA: &str = "whimbrel-data";
 const DURATION_MAX_S: u64 = 3650 * 86_400;
 
 /// Whom a message is for, as it was named.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Target {
     /// The 1:1 chat with this user.

@@ -8,8 +8,8 @@ use serde_json::json;
 use crate::cli::access::Access;
 use crate::cli::args::Target;
 use crate::cli::link::{ChatFacts, Event, Link, Refusal};
-use crate::cli::state::DeviceState;
 use crate::cli::output::{Failure, Out, chat_text, printable};
+use crate::cli::state::DeviceState;
 use crate::cli::{GroupCommand, GroupCreateArgs, GroupShowArgs, Identity, problem};
 
 pub(super) fn run(command: &GroupCommand) -> anyhow::Result<ExitCode> {
@@ -32,7 +32,7 @@ fn create(args: &GroupCreateArgs) -> anyhow::Result<ExitCode> {
 
 fn show(args: &GroupShowArgs) -> anyhow::Result<ExitCode> {
     let (access, _state, mut link) = log_in(&args.identity, args.timeout)?;
-    let question = link.chat_info(args.chat)?;
+    let question = link.chat_info(args.chat);
     let mut out = Out::stdout();
     match answer(&mut link, &access, question, args.timeout)? {
         Ok(facts) if args.json => out.json(&as_json(&facts))?,
@@ -57,7 +57,12 @@ fn log_in(identity: &Identity, timeout: Duration) -> anyhow::Result<(Access, Dev
 }
 
 /// Waits for the answer to a question about a chat.
-fn answer(link: &mut Link, access: &Access, question: u64, timeout: Duration) -> anyhow::Result<Result<ChatFacts, Refusal>> {
+fn answer(
+    link: &mut Link,
+    access: &Access,
+    question: u64,
+    timeout: Duration,
+) -> anyhow::Result<Result<ChatFacts, Refusal>> {
     let until = Instant::now() + timeout;
     loop {
         match link.wait(Some(until))? {
@@ -73,11 +78,19 @@ fn answer(link: &mut Link, access: &Access, question: u64, timeout: Duration) ->
 
 fn not_created(access: &Access, args: &GroupCreateArgs, refusal: &Refusal) -> Failure {
     // Which of the members it is, the server says in its detail.
-    let unknown = args.members.iter().find(|member| args.members.len() == 1 || refusal.detail.split_whitespace().any(|word| word.trim_matches(['`', '"', '\'', ',', ':']) == member.as_str()));
+    let unknown = args.members.iter().find(|member| {
+        args.members.len() == 1
+            || refusal
+                .detail
+                .split_whitespace()
+                .any(|word| word.trim_matches(['`', '"', '\'', ',', ':']) == member.as_str())
+    });
     match unknown {
-        Some(member) if refusal.code == Some(whimbrel_wire::Code::UserUnknown) => problem::chat(access, &Target::User(member.clone()), refusal),
+        Some(member) if refusal.code == Some(whimbrel_wire::Code::UserUnknown) => {
+            problem::chat(access, &Target::User(member.clone()), refusal)
+        }
         _ => Failure::with_remedy(
-            format!("the group was not made: {}", refusal.text()),
+            format!("the group was not made: {}", problem::reason(refusal)),
             format!("each member needs a device; a first login makes one: {}", access.register_command("MEMBER")),
         ),
     }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::cli::RecvArgs;
 use crate::cli::access::Access;
-use crate::cli::link::{Content, Delivery, Event, Link, Welcome};
+use crate::cli::link::{Content, Delivery, Event, Link, Warning, Welcome};
 use crate::cli::output::{Failure, Out, chat_text, hex, payload_text, printable};
 use crate::cli::problem;
 use crate::cli::state::DeviceState;
@@ -27,9 +27,14 @@ pub(super) fn run(args: &RecvArgs) -> anyhow::Result<ExitCode> {
     if args.count == Some(0) {
         tell_login(args, &access, &welcome, &mut out)?;
     } else {
-        let mut reader = Reader { args, access: &access, state: &mut state, link: &mut link, out, left: args.count };
-        reader.read(welcome.head)?;
+        // What was acknowledged from elsewhere does not come again.
+        state.shown(welcome.floor)?;
+        let mut reader =
+            Reader { args, access: &access, state: &mut state, link: &mut link, out, left: args.count, lost: None };
+        let read = reader.read(welcome.head);
+        // However it ended: what was printed is acknowledged.
         link.settle(LOGIN_TIMEOUT)?;
+        read?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -57,6 +62,8 @@ struct Reader<'a> {
     out: Out,
     /// Messages to go; `None` has no end.
     left: Option<u64>,
+    /// Why there is no connection.
+    lost: Option<String>,
 }
 
 impl Reader<'_> {
@@ -76,7 +83,15 @@ impl Reader<'_> {
                     until = Instant::now() + patience;
                 }
                 Some(Event::Refused(refusal)) => return Err(problem::login(self.access, &refusal)),
-                Some(Event::LoggedIn(_) | Event::Lost(_)) => {}
+                Some(Event::Warning(warning)) => {
+                    eprintln!("whimbrel: {warning}");
+                    if let Warning::InboxLost { head, .. } = warning {
+                        self.state.inbox_lost(head)?;
+                    }
+                }
+                Some(Event::Lost(lost)) => self.lost = Some(lost.why),
+                Some(Event::LoggedIn(_)) => self.lost = None,
+                Some(Event::Pong(_)) => {}
                 Some(Event::Stored(_) | Event::NotStored { .. } | Event::Chat { .. } | Event::NoAnswer { .. }) => {}
                 None if Instant::now() >= until => return self.enough(),
                 None => {}
@@ -85,11 +100,15 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// Nothing more came: a failure only where more was asked for.
+    /// Nothing more came: a failure only where more was asked for, or nothing could come.
     fn enough(&self) -> anyhow::Result<()> {
+        if let Some(why) = &self.lost {
+            return Err(problem::unreachable(self.access, why).into());
+        }
         match (self.left, self.args.count) {
             (Some(left), Some(count)) => {
-                let what = format!("{} of {count} messages came within {:?} of each other", count - left, self.args.timeout);
+                let what =
+                    format!("{} of {count} messages came within {:?} of each other", count - left, self.args.timeout);
                 Err(Failure::with_remedy(what, "give them more time: --timeout TIME").into())
             }
             _ => Ok(()),
@@ -98,11 +117,10 @@ impl Reader<'_> {
 
     /// Prints a delivery and those that came with it. What was printed is noted even if the next cannot be.
     fn batch(&mut self, first: Delivery) -> anyhow::Result<()> {
-        let mut next = Some(first);
+        let mut delivery = first;
         let mut shown = 0;
         let mut printed = Ok(());
-        for _ in 0..BATCH {
-            let Some(delivery) = next.take() else { break };
+        for count in 1..=BATCH {
             printed = self.print(&delivery);
             if printed.is_err() {
                 break;
@@ -110,15 +128,19 @@ impl Reader<'_> {
             shown = delivery.inbox_seq;
             if let (Content::Message(_), Some(left)) = (&delivery.content, &mut self.left) {
                 *left -= 1;
-                if *left == 0 {
-                    break;
-                }
             }
-            next = self.link.next_delivery();
+            // One that is taken out of the queue is printed.
+            if self.left == Some(0) || count == BATCH {
+                break;
+            }
+            match self.link.next_delivery() {
+                Some(next) => delivery = next,
+                None => break,
+            }
         }
         if shown > 0 {
             self.state.shown(shown)?;
-            self.link.ack(shown)?;
+            self.link.ack(shown);
         }
         printed
     }
@@ -156,6 +178,10 @@ fn as_json(delivery: &Delivery) -> Value {
             value["title"] = title.as_str().into();
             value["members"] = members.as_slice().into();
         }
+        Content::Unknown { event, payload } => {
+            value["event"] = format!("unknown_{event}").into();
+            value["payload_hex"] = hex(payload).into();
+        }
     }
     value
 }
@@ -167,7 +193,15 @@ fn as_line(delivery: &Delivery) -> Option<String> {
         Content::ChatCreated { title, members } if title.is_empty() && members.len() == 2 => None,
         Content::ChatCreated { title, members } => {
             let title = if title.is_empty() { String::new() } else { format!(" “{}”", printable(title)) };
-            Some(format!("* {} made the group{title} of {}: chat {}", delivery.sender, members.join(", "), chat_text(delivery.chat)))
+            Some(format!(
+                "* {} made the group{title} of {}: chat {}",
+                delivery.sender,
+                members.join(", "),
+                chat_text(delivery.chat)
+            ))
+        }
+        Content::Unknown { event, .. } => {
+            Some(format!("* {} did what this version does not know (event {event})", delivery.sender))
         }
     }
 }
@@ -177,7 +211,15 @@ mod tests {
     use super::*;
 
     fn delivery(content: Content) -> Delivery {
-        Delivery { inbox_seq: 3, chat: 255, chat_seq: 2, time_ms: 1_000, sender: "bob".into(), sender_device: 1, content }
+        Delivery {
+            inbox_seq: 3,
+            chat: 255,
+            chat_seq: 2,
+            time_ms: 1_000,
+            sender: "bob".into(),
+            sender_device: 1,
+            content,
+        }
     }
 
     #[test]

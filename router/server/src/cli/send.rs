@@ -6,14 +6,15 @@ use std::time::Instant;
 
 use anyhow::Context;
 use serde_json::json;
+use whimbrel_client::{Durability, SentStatus};
 
+use crate::cli::SendArgs;
 use crate::cli::access::Access;
 use crate::cli::args::{self, Target};
 use crate::cli::link::{Event, Link, Receipt};
 use crate::cli::output::{Failure, Out, chat_text};
 use crate::cli::problem;
 use crate::cli::state::DeviceState;
-use crate::cli::SendArgs;
 
 pub(super) fn run(args: &SendArgs) -> anyhow::Result<ExitCode> {
     let payload = payload(&args.text)?;
@@ -45,15 +46,15 @@ impl Sender<'_> {
     fn resume(&mut self) -> anyhow::Result<()> {
         for message in self.state.outgoing().to_vec() {
             let chat = args::chat(&message.chat).map_err(Failure::new)?;
-            self.link.resume(message.client_seq, message.prev, chat, message.text.as_bytes())?;
+            self.link.resume(chat, message.number(), message.text.as_bytes())?;
         }
         Ok(())
     }
 
     fn chat(&mut self, target: &Target) -> anyhow::Result<u128> {
         let question = match target {
-            Target::Chat(id) => return args::chat(id).map_err(|why| Failure::new(why).into()),
-            Target::User(user) => self.link.create_direct(user)?,
+            Target::Chat(id) => self.link.chat_info(args::chat(id).map_err(Failure::new)?),
+            Target::User(user) => self.link.create_direct(user),
         };
         loop {
             match self.next("no answer came")? {
@@ -86,13 +87,16 @@ impl Sender<'_> {
         loop {
             match self.link.wait(Some(self.until))? {
                 Some(Event::Refused(refusal)) => return Err(problem::login(self.access, &refusal)),
+                Some(Event::Warning(warning)) => eprintln!("whimbrel: {warning}"),
                 Some(event) => {
                     if let Event::Stored(Receipt { client_seq, .. }) | Event::NotStored { client_seq, .. } = &event {
                         self.state.answered(*client_seq)?;
                     }
                     return Ok(event);
                 }
-                None if Instant::now() >= self.until => return Err(problem::timed_out(otherwise, self.args.timeout).into()),
+                None if Instant::now() >= self.until => {
+                    return Err(problem::timed_out(otherwise, self.args.timeout).into());
+                }
                 None => {}
             }
         }
@@ -122,11 +126,33 @@ fn print(args: &SendArgs, receipt: &Receipt, latency_us: u128) -> anyhow::Result
             "chat": chat_text(receipt.chat),
             "chat_seq": receipt.chat_seq,
             "client_seq": receipt.client_seq,
-            "durability": receipt.durability,
-            "status": receipt.status,
+            "durability": durability(receipt.durability),
+            "status": status(receipt.status),
             "time_ms": receipt.time_ms,
             "latency_us": latency_us as u64,
         }));
     }
-    out.line(&format!("stored: chat {} chat_seq {} durability {}", chat_text(receipt.chat), receipt.chat_seq, receipt.durability))
+    out.line(&format!(
+        "stored: chat {} chat_seq {} durability {}",
+        chat_text(receipt.chat),
+        receipt.chat_seq,
+        durability(receipt.durability)
+    ))
+}
+
+/// What the acknowledgement promises, in a word.
+fn durability(durability: Durability) -> &'static str {
+    match durability {
+        Durability::OneNode => "one_node",
+        Durability::Majority => "majority",
+        _ => "none",
+    }
+}
+
+fn status(status: SentStatus) -> &'static str {
+    match status {
+        SentStatus::Stored => "stored",
+        SentStatus::Repeated => "repeated",
+        _ => "already_stored",
+    }
 }

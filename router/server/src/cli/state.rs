@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
+use whimbrel_client::SendNumber;
 
 use crate::cli::args::Target;
 use crate::cli::output::Failure;
@@ -74,6 +75,13 @@ pub(super) struct Outgoing {
     pub(super) text: String,
 }
 
+impl Outgoing {
+    /// What it was sent under.
+    pub(super) fn number(&self) -> SendNumber {
+        SendNumber { client_seq: self.client_seq, prev: self.prev }
+    }
+}
+
 /// A message whose chat's id is not known yet: no server was there to ask.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -95,7 +103,10 @@ impl DeviceState {
     /// The device's state in `dir`, a new one if there is none. Fails if another process holds it.
     pub(super) fn open(dir: &Path, user: &str, device: u32) -> anyhow::Result<DeviceState> {
         fs::create_dir_all(dir).map_err(|error| {
-            Failure::with_remedy(format!("make {}: {error}", dir.display()), "name a directory that you may write: --state DIR")
+            Failure::with_remedy(
+                format!("make {}: {error}", dir.display()),
+                "name a directory that you may write: --state DIR",
+            )
         })?;
         let lock = lock(&dir.join(format!("{user}.{device}.lock")), user, device)?;
         let path = dir.join(format!("{user}.{device}.json"));
@@ -110,11 +121,6 @@ impl DeviceState {
             Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
         };
         Ok(DeviceState { path, contents, _lock: lock })
-    }
-
-    /// Where it is.
-    pub(super) fn path(&self) -> &Path {
-        &self.path
     }
 
     pub(super) fn floor(&self) -> u64 {
@@ -147,6 +153,11 @@ impl DeviceState {
             return Ok(());
         }
         self.change(|contents| contents.floor = floor)
+    }
+
+    /// Notes that the server's inbox ends at `head`, before what was shown: deliveries go on from there.
+    pub(super) fn inbox_lost(&mut self, head: u64) -> anyhow::Result<()> {
+        self.change(|contents| contents.floor = contents.floor.min(head))
     }
 
     /// Notes that `client_seq` was used. On disk when this returns.
@@ -285,7 +296,9 @@ fn lock(path: &Path, user: &str, device: u32) -> anyhow::Result<File> {
         }
         Err(error) => return Err(error).with_context(|| format!("lock {}", path.display())),
     }
-    file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).with_context(|| format!("write {}", path.display()))?;
+    file.set_len(0)
+        .and_then(|()| writeln!(file, "{}", std::process::id()))
+        .with_context(|| format!("write {}", path.display()))?;
     Ok(file)
 }
 
@@ -343,7 +356,9 @@ mod tests {
     fn a_file_of_another_version_is_refused_and_kept() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("alice.1.json");
-        for wrong in ["", "{}", r#"{"version":2}"#, r#"{"version":1,"user":"bob","device":1,"floor":0,"next_client_seq":1}"#] {
+        for wrong in
+            ["", "{}", r#"{"version":2}"#, r#"{"version":1,"user":"bob","device":1,"floor":0,"next_client_seq":1}"#]
+        {
             fs::write(&path, wrong).unwrap();
             assert!(DeviceState::open(dir.path(), "alice", 1).is_err(), "{wrong}");
             assert_eq!(fs::read_to_string(&path).unwrap(), wrong);

@@ -49,7 +49,7 @@ impl Buffers {
     pub(super) fn register(&mut self, submitter: &Submitter<'_>) -> io::Result<()> {
         // SAFETY: the entries are page-aligned memory of `count` entries. They are freed only if registration failed; see
         // `drop`.
-        unsafe { submitter.register_buf_ring(self.entries.as_ptr() as u64, self.count, GROUP)? };
+        unsafe { submitter.register_buf_ring_with_flags(self.entries.as_ptr() as u64, self.count, GROUP, 0)? };
         self.registered = true;
         for id in 0..self.count {
             self.offer(id);
@@ -106,7 +106,8 @@ impl Buffers {
     }
 
     fn data_layout(count: u16, size_bytes: u32) -> Layout {
-        Layout::from_size_align(usize::from(count) * size_bytes as usize, PAGE_BYTES).expect("far below the address space")
+        Layout::from_size_align(usize::from(count) * size_bytes as usize, PAGE_BYTES)
+            .expect("far below the address space")
     }
 }
 

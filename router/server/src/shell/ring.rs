@@ -7,14 +7,14 @@
 
 #![allow(unsafe_code)]
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::rc::Rc;
 use std::time::Duration;
 
-use io_uring::types::{DestinationSlot, Fd, Fixed, SubmitArgs, TimeoutFlags, Timespec};
-use io_uring::{IoUring, cqueue, opcode, squeue};
+use io_uring::types::{DestinationSlot, Fd, Fixed, SubmitArgs, Timespec};
+use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 use whimbrel_storage::{LogWrite, WriteId};
 
 use super::buffers::{Buffers, Filled, GROUP};
@@ -30,7 +30,7 @@ const COMPLETIONS: u32 = 8192;
 const BUFFER_BYTES: u32 = 2048;
 
 /// So many connections can be received from in one turn without arming their receives again.
-const BUFFERS: u16 = 2048;
+const BUFFERS: u16 = 1024;
 
 /// Pieces of one send; what is left goes with the next.
 const PIECES_MAX: usize = 64;
@@ -38,8 +38,12 @@ const PIECES_MAX: usize = 64;
 /// Sends in pieces between two submissions.
 const VECTORED_MAX: usize = 256;
 
-/// Of each read that the kernel does for us, at least so many completions are worth gathering.
+/// The kernel runs 20 pieces of deferred work an enter. It is entered again until so many completions are there, for a turn that
+/// handles more pays its log write and its sends only once.
 const GATHER: usize = 512;
+
+// A turn that gathers does not run out of buffers, and neither its completions nor those of what it sends overflow.
+const _: () = assert!(GATHER * 2 <= BUFFERS as usize && BUFFERS as u32 * 4 <= COMPLETIONS);
 
 /// What a ring tells.
 #[derive(Debug)]
@@ -52,13 +56,15 @@ pub(super) enum Completion {
     ReceiveEnded { slot: u32, errno: i32 },
     /// The socket took so many bytes of a queue, or will take none any more.
     Sent { slot: u32, queue: Box<SendQueue>, result: Result<u32, i32> },
+    /// The peer of the slot was told that nothing more will come, or could not be told.
+    Shut { slot: u32 },
     /// The socket's descriptor is in the other ring, or the error.
     MovedOut { slot: u32, result: Result<(), i32> },
     /// A socket came from another ring into the slot.
     MovedIn { id: u64, slot: u32 },
     /// A batch of the log is on stable storage, or not.
     LogWritten { write: WriteId, result: Result<(), String> },
-    /// The time of [`Ring::alarm`] has come, or another shard has something.
+    /// The time of [`Ring::alarm`] has come, another shard has something, or nothing has happened.
     Woken,
     /// A request of which only the failure is told has failed.
     Failed { what: &'static str, errno: i32 },
@@ -113,8 +119,10 @@ impl Tag {
 /// How long [`Ring::enter`] may wait for a completion.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Wait {
-    /// Not at all.
+    /// Not at all, and if there is nothing to do, not even a system call is made.
     No,
+    /// Not at all, but what is there is certain afterwards: with [`Ring::notify`] on, what comes later writes the event.
+    Look,
     /// Until there is one, or this time is over.
     UpTo(Duration),
 }
@@ -137,7 +145,9 @@ pub(super) struct RingCounters {
 struct Scratch {
     pieces: Vec<libc::iovec>,
     messages: Vec<libc::msghdr>,
-    times: VecDeque<Box<Timespec>>,
+    /// Boxed, for they are read where they were when they were pushed.
+    #[expect(clippy::vec_box, reason = "the kernel has their addresses")]
+    times: Vec<Box<Timespec>>,
 }
 
 /// See the [module](self).
@@ -148,7 +158,7 @@ pub(super) struct Ring {
     /// By slot: what is being sent there.
     flights: Vec<Option<Box<SendQueue>>>,
     /// The batch of the log that is being written, and the file that holds it.
-    log: Option<LogWrite>,
+    log: Option<(LogWrite, Rc<File>)>,
     scratch: Scratch,
     /// When the alarm that is armed will ring.
     alarm_us: Option<u64>,
@@ -156,16 +166,25 @@ pub(super) struct Ring {
 }
 
 impl Ring {
-    /// A ring with `slots` places for sockets.
-    pub(super) fn new(slots: u32) -> io::Result<Ring> {
-        let uring = IoUring::builder()
+    /// Whether such a ring can be made here.
+    pub(super) fn check() -> io::Result<()> {
+        Self::build().map(drop)
+    }
+
+    fn build() -> io::Result<IoUring> {
+        IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
             .setup_taskrun_flag()
             .setup_submit_all()
             .setup_cqsize(COMPLETIONS)
             .dontfork()
-            .build(SUBMISSIONS)?;
+            .build(SUBMISSIONS)
+    }
+
+    /// A ring with `slots` places for sockets.
+    pub(super) fn new(slots: u32) -> io::Result<Ring> {
+        let uring = Self::build()?;
         let submitter = uring.submitter();
         submitter.register_files_sparse(slots)?;
         // One log write is in flight, and closing and shutting down block for moments only.
@@ -175,7 +194,7 @@ impl Ring {
         let scratch = Scratch {
             pieces: Vec::with_capacity(VECTORED_MAX * PIECES_MAX),
             messages: Vec::with_capacity(VECTORED_MAX),
-            times: VecDeque::new(),
+            times: Vec::new(),
         };
         let counters = RingCounters::default();
         Ok(Ring { uring, buffers, flights: Vec::new(), log: None, scratch, alarm_us: None, counters })
@@ -208,14 +227,16 @@ impl Ring {
         }
     }
 
-    /// Whether the kernel has something for us, as far as can be seen without a system call.
-    pub(super) fn has_news(&mut self) -> bool {
-        !self.uring.completion().is_empty() || self.uring.submission().taskrun()
+    /// Whether completions are reaped and not handled.
+    pub(super) fn has_completions(&mut self) -> bool {
+        !self.uring.completion().is_empty()
     }
 
     /// Accepts sockets into slots until it is cancelled or fails.
     pub(super) fn accept(&mut self, listener: RawFd) {
-        self.push(opcode::AcceptMulti::new(Fd(listener)).allocate_file_index(true).build().user_data(Tag::Accept.with(0)));
+        self.push(
+            opcode::AcceptMulti::new(Fd(listener)).allocate_file_index(true).build().user_data(Tag::Accept.with(0)),
+        );
     }
 
     /// Ends [`Ring::accept`]; answered by [`Completion::Accepted`] without `more`.
@@ -270,10 +291,10 @@ impl Ring {
         self.cancel(Tag::Send.with(u64::from(slot)));
     }
 
-    /// Tells the peer that nothing more will come.
+    /// Tells the peer that nothing more will come; answered by [`Completion::Shut`].
     pub(super) fn shutdown(&mut self, slot: u32) {
         let entry = opcode::Shutdown::new(Fixed(slot), libc::SHUT_WR).build();
-        self.push(entry.flags(squeue::Flags::SKIP_SUCCESS).user_data(Tag::Shutdown.with(u64::from(slot))));
+        self.push(entry.user_data(Tag::Shutdown.with(u64::from(slot))));
     }
 
     /// Closes a socket on which nothing is in flight. From here on the slot may come with another one.
@@ -297,9 +318,9 @@ impl Ring {
     }
 
     /// Writes a batch of the log at its place and flushes it; answered by [`Completion::LogWritten`].
-    pub(super) fn write_log(&mut self, file: &File, write: LogWrite) {
+    pub(super) fn write_log(&mut self, file: Rc<File>, write: LogWrite) {
         assert!(self.log.is_none(), "one log write in flight");
-        let write = self.log.insert(write);
+        let (write, file) = self.log.insert((write, file));
         let bytes = write.batch.as_ref();
         let len = u32::try_from(bytes.len()).expect("a batch is at most a mebibyte");
         let entry = opcode::Write::new(Fd(file.as_raw_fd()), bytes.as_ptr(), len)
@@ -309,25 +330,34 @@ impl Ring {
         self.push(entry.user_data(Tag::Log.with(0)));
     }
 
-    /// Tells by [`Completion::Woken`] when this time of the monotonic clock has come, or earlier.
-    pub(super) fn alarm(&mut self, mono_us: u64) {
-        if self.alarm_us.is_some_and(|armed| armed <= mono_us) {
+    /// Tells by [`Completion::Woken`] when the time `at_us` has come, or earlier. Both times are of the same clock.
+    pub(super) fn alarm(&mut self, now_us: u64, at_us: u64) {
+        if self.alarm_us.is_some_and(|armed| armed <= at_us) {
             return;
         }
-        let time = Timespec::new().sec(mono_us / 1_000_000).nsec((mono_us % 1_000_000) as u32 * 1000);
-        self.scratch.times.push_back(Box::new(time));
-        let time: *const Timespec = &**self.scratch.times.back().expect("it was pushed just now");
+        let time = Timespec::from(Duration::from_micros(at_us.saturating_sub(now_us)));
+        self.scratch.times.push(Box::new(time));
+        let time: *const Timespec = &**self.scratch.times.last().expect("it was pushed just now");
         let armed = Tag::Alarm.with(0);
         let entry = match self.alarm_us {
-            None => opcode::Timeout::new(time).flags(TimeoutFlags::ABS).build().user_data(armed),
+            None => opcode::Timeout::new(time).build().user_data(armed),
             Some(_) => opcode::TimeoutUpdate::new(armed, time)
-                .flags(TimeoutFlags::ABS)
                 .build()
                 .flags(squeue::Flags::SKIP_SUCCESS)
                 .user_data(Tag::AlarmUpdate.with(0)),
         };
         self.push(entry);
-        self.alarm_us = Some(mono_us);
+        self.alarm_us = Some(at_us);
+    }
+
+    /// Gives a kernel's thread requests that bring no completion, and then one that does: [`Completion::Woken`].
+    #[cfg(test)]
+    pub(super) fn murmur(&mut self, count: usize) {
+        for _ in 0..count {
+            let quiet = squeue::Flags::ASYNC | squeue::Flags::SKIP_SUCCESS;
+            self.push(opcode::Nop::new().build().flags(quiet).user_data(Tag::Cancel.with(0)));
+        }
+        self.push(opcode::Nop::new().build().flags(squeue::Flags::ASYNC).user_data(Tag::Wake.with(0)));
     }
 
     /// The next completion that was reaped.
@@ -350,41 +380,56 @@ impl Ring {
         self.buffers.give_back(filled);
     }
 
-    /// Submits all requests and reaps what is there: one system call, or none if there is nothing to do.
-    pub(super) fn enter(&mut self, wait: Wait) -> io::Result<()> {
-        let mut waited = false;
+    /// Submits all requests and reaps what is there. Whether nothing is: then it may be slept.
+    pub(super) fn enter(&mut self, wait: Wait) -> io::Result<bool> {
+        let mut reaped = self.uring.completion().len();
+        let mut result = match wait {
+            Wait::UpTo(time) if reaped == 0 => {
+                self.counters.enters += 1;
+                let time = Timespec::from(time);
+                self.uring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&time))
+            }
+            // To ask for as many completions as there can be makes the kernel run all of its deferred work, also what brings
+            // no completion; what it left would never write the event. Without time to wait for them it does not wait.
+            Wait::Look => {
+                self.counters.enters += 1;
+                let time = Timespec::new();
+                self.uring.submitter().submit_with_args(COMPLETIONS as usize, &SubmitArgs::new().timespec(&time))
+            }
+            Wait::UpTo(_) | Wait::No if !self.has_work() => return Ok(reaped == 0),
+            Wait::UpTo(_) | Wait::No => self.enter_once(),
+        };
         loop {
-            let submissions = self.uring.submission();
-            let (pending, taskrun) = (!submissions.is_empty(), submissions.taskrun() || submissions.cq_overflow());
-            drop(submissions);
-            let result = match wait {
-                Wait::UpTo(time) if !waited && self.uring.completion().is_empty() => {
-                    waited = true;
-                    let time = Timespec::from(time);
-                    self.counters.enters += 1;
-                    self.uring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&time))
-                }
-                _ if pending || taskrun => {
-                    self.counters.enters += 1;
-                    self.uring.submitter().submit()
-                }
-                _ => return Ok(()),
-            };
             match result.map_err(|error| (error.raw_os_error(), error)) {
                 Ok(_) | Err((Some(libc::ETIME | libc::EINTR), _)) => {}
                 // Too many completions wait: they are handled first, what was not submitted goes with the next turn.
-                Err((Some(libc::EBUSY | libc::EAGAIN), _)) => return Ok(()),
+                Err((Some(libc::EBUSY | libc::EAGAIN), _)) => return Ok(false),
                 Err((_, error)) => return Err(error),
             }
             if self.uring.submission().is_empty() {
                 self.scratch.clear();
             }
-            let completions = self.uring.completion().len();
-            let more = self.uring.submission().taskrun();
-            if !more || completions >= GATHER {
-                return Ok(());
+            let before = std::mem::replace(&mut reaped, self.uring.completion().len());
+            // Without progress the mark of deferred work is a stale one: another core that adds work sets it last.
+            if reaped == before || reaped >= GATHER || !self.has_work() {
+                return Ok(reaped == 0 && self.uring.submission().is_empty());
             }
+            result = self.enter_once();
         }
+    }
+
+    /// Whether requests wait to be submitted or, most likely, work of the kernel's to be run.
+    fn has_work(&mut self) -> bool {
+        let submissions = self.uring.submission();
+        !submissions.is_empty() || submissions.taskrun() || submissions.cq_overflow()
+    }
+
+    /// Submits, runs the kernel's deferred work, and does not wait.
+    fn enter_once(&mut self) -> io::Result<usize> {
+        self.counters.enters += 1;
+        let pending = self.uring.submission().len() as u32;
+        // SAFETY: no argument is passed, and the entries are good, as `push` says.
+        unsafe { self.uring.submitter().enter::<libc::sigset_t>(pending, 0, EnterFlags::GETEVENTS.bits(), None) }
     }
 
     fn read(&mut self, user_data: u64, result: i32, flags: u32) -> Completion {
@@ -413,7 +458,7 @@ impl Ring {
             Tag::MoveOut => Completion::MovedOut { slot, result: outcome.map(drop) },
             Tag::MoveIn => Completion::MovedIn { id: number, slot: result as u32 },
             Tag::Log => {
-                let write = self.log.take().expect("a log write completes once");
+                let (write, _) = self.log.take().expect("a log write completes once");
                 let expected = write.batch.as_ref().len();
                 let result = match outcome {
                     Ok(written) if written as usize == expected => Ok(()),
@@ -427,13 +472,11 @@ impl Ring {
                 Completion::Woken
             }
             Tag::Wake if number == 0 => Completion::Woken,
-            // It rang in the meantime.
-            Tag::AlarmUpdate => Completion::Woken,
-            // What was to be cancelled has completed in the meantime.
-            Tag::Cancel => Completion::Woken,
+            // The alarm rang, or what was to be cancelled completed, in the meantime.
+            Tag::AlarmUpdate | Tag::Cancel => Completion::Woken,
             Tag::Wake => failed("wake another shard"),
             Tag::Close => failed("close a socket"),
-            Tag::Shutdown => failed("shut down a socket"),
+            Tag::Shutdown => Completion::Shut { slot },
         }
     }
 
@@ -458,7 +501,10 @@ impl Ring {
     #[cold]
     fn flush(&mut self) {
         self.counters.enters += 1;
-        match self.uring.submitter().submit() {
+        let pending = self.uring.submission().len() as u32;
+        // SAFETY: no argument is passed, and the entries are good, as `push` says. Completions are not asked for: they could
+        // not be handled here.
+        match unsafe { self.uring.submitter().enter::<libc::sigset_t>(pending, 0, 0, None) } {
             Ok(_) => {}
             Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY | libc::EAGAIN)) => {}
             Err(error) => panic!("io_uring_enter: {error}"),

@@ -105,7 +105,8 @@ fn carry_out(args: &Args) -> anyhow::Result<bool> {
 fn list_plants(json: bool) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     if json {
-        let list: Vec<_> = Plant::ALL.iter().map(|it| serde_json::json!({ "name": it.name(), "story": it.story() })).collect();
+        let list: Vec<_> =
+            Plant::ALL.iter().map(|it| serde_json::json!({ "name": it.name(), "story": it.story() })).collect();
         writeln!(out, "{}", serde_json::Value::from(list))?;
     } else {
         for plant in Plant::ALL {

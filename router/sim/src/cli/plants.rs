@@ -37,12 +37,18 @@ pub(super) fn hunt(within: u64, steps: u64, as_json: bool) -> anyhow::Result<boo
         }
         catches.push(catch);
     }
-    let tripped = |check: Check| catches.iter().any(|it| it.caught.as_ref().is_some_and(|(_, violation)| violation.check == check));
+    let tripped = |check: Check| {
+        catches.iter().any(|it| it.caught.as_ref().is_some_and(|(_, violation)| violation.check == check))
+    };
     let untripped: Vec<_> = PROMISED.into_iter().filter(|&check| !tripped(check)).map(Check::name).collect();
     let wrong = catches.iter().filter(|it| !it.is_right()).count();
     if as_json {
         let list: Vec<_> = catches.iter().map(Catch::json).collect();
-        writeln!(out, "{}", json!({ "plants": list, "untripped": untripped, "passed": catches.len() - wrong, "failed": wrong }))?;
+        writeln!(
+            out,
+            "{}",
+            json!({ "plants": list, "untripped": untripped, "passed": catches.len() - wrong, "failed": wrong })
+        )?;
     } else {
         if !untripped.is_empty() {
             writeln!(out, "no plant tripped: {}", untripped.join(", "))?;

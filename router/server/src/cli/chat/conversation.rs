@@ -8,12 +8,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
+use whimbrel_client::{ChatKind, Code};
+
 use crate::cli::access::Access;
 use crate::cli::args::{self, Target};
 use crate::cli::chat::keyboard::{Input, Prompt};
 use crate::cli::chat::lines;
 use crate::cli::chat::screen::{Screen, Tone};
-use crate::cli::link::{ChatFacts, Content, Delivery, Event, Link, Receipt, Refusal, Welcome};
+use crate::cli::link::{ChatFacts, Content, Delivery, Event, Link, Lost, Receipt, Refusal, Warning, Welcome};
 use crate::cli::output::{Failure, chat_text, printable};
 use crate::cli::problem;
 use crate::cli::state::{DeviceState, Draft, KnownChat, Outgoing};
@@ -21,11 +23,17 @@ use crate::cli::state::{DeviceState, Draft, KnownChat, Outgoing};
 /// A message that is not stored after so long is shown as waiting.
 const SHOWN_AS_WAITING_AFTER: Duration = Duration::from_millis(400);
 
+/// Who has never logged in is looked for again this often.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
 /// Who leaves a terminal waits this long for answers that are under way.
 const LEAVE_TERMINAL: Duration = Duration::from_secs(1);
 
-/// Input from a file or a pipe ends before its last messages are stored; this long is waited for them.
+/// Input from a file or a pipe ends before its last messages are stored; this long is waited for each of them.
 const LEAVE_PLAIN: Duration = Duration::from_secs(10);
+
+/// No more is taken from the input while so many messages are not stored: each is on disk, and in the session's memory.
+const KEPT_MAX: usize = 256;
 
 /// A message with a number that is not stored yet.
 struct UnderWay {
@@ -45,8 +53,10 @@ pub(super) struct Conversation {
     inputs: Receiver<Input>,
     /// Whom typed lines are for.
     current: Option<Target>,
-    /// Given on the command line: if it does not exist, there is no conversation.
+    /// Given on the command line of a program: if it does not exist, there is no conversation.
     demanded: Option<Target>,
+    /// Whom a person wants to talk to though they never logged in; asked for again from time to time.
+    absent: BTreeMap<Target, Instant>,
     /// Ids of chats that the server of this session has confirmed.
     ids: HashMap<Target, u128>,
     /// Questions that are not answered: by correlation, about whom.
@@ -54,10 +64,15 @@ pub(super) struct Conversation {
     /// Chats whose name was asked for, so that it is not asked twice.
     named: HashSet<u128>,
     under_way: BTreeMap<u64, UnderWay>,
-    /// When the oldest draft is shown as waiting; `None` once they are.
-    draft_since: Option<Instant>,
+    /// Drafts that are not shown as waiting yet, and since when.
+    unshown: Vec<(Instant, Draft)>,
+    was_up: bool,
     said_down: bool,
-    /// Until when what is under way is waited for.
+    /// A person waits for others to come; a program does not.
+    patient: bool,
+    /// No more input will come.
+    ended: bool,
+    /// Until when what is under way is waited for: at the end, and where no more input is taken.
     leaving: Option<Instant>,
 }
 
@@ -75,7 +90,8 @@ pub(super) struct Parts {
 impl Conversation {
     pub(super) fn new(parts: Parts) -> Conversation {
         let Parts { access, state, link, screen, prompt, inputs, target } = parts;
-        Conversation {
+        let patient = screen.is_terminal();
+        let conversation = Conversation {
             access,
             state,
             link,
@@ -83,74 +99,92 @@ impl Conversation {
             prompt,
             inputs,
             current: target.clone(),
-            demanded: target,
+            demanded: target.filter(|target| !patient || !matches!(target, Target::User(_))),
+            patient,
+            absent: BTreeMap::new(),
             ids: HashMap::new(),
             asked: HashMap::new(),
             named: HashSet::new(),
             under_way: BTreeMap::new(),
-            draft_since: None,
+            unshown: Vec::new(),
+            was_up: false,
             said_down: false,
+            ended: false,
             leaving: None,
-        }
+        };
+        conversation.set_prompt();
+        conversation
     }
 
     /// Goes on until the person leaves. The number of messages that are kept for the next time.
     pub(super) fn run(&mut self) -> anyhow::Result<usize> {
         self.pick_up()?;
-        self.set_prompt();
         while !self.over() {
             let wake_at = self.next_wake();
             if let Some(event) = self.link.wait(wake_at)? {
                 self.on_event(event)?;
             }
             self.take_inputs()?;
+            self.ask_again()?;
             self.show_waiting()?;
         }
         self.link.settle(LEAVE_TERMINAL)?;
-        Ok(self.under_way.len() + self.state.drafts().len())
+        Ok(self.kept())
     }
 
     /// What a former process left unsent.
     fn pick_up(&mut self) -> anyhow::Result<()> {
         for message in self.state.outgoing().to_vec() {
             let Ok(chat) = args::chat(&message.chat) else { continue };
-            self.link.resume(message.client_seq, message.prev, chat, message.text.as_bytes())?;
-            let under_way = UnderWay { to: message.to, text: message.text, typed_at: Instant::now(), shown_waiting: true };
+            self.link.resume(chat, message.number(), message.text.as_bytes())?;
+            let under_way =
+                UnderWay { to: message.to, text: message.text, typed_at: Instant::now(), shown_waiting: true };
             self.under_way.insert(message.client_seq, under_way);
         }
-        let kept = self.under_way.len() + self.state.drafts().len();
+        let kept = self.kept();
         if kept > 0 {
-            self.notice(&format!("{} from last time {} sent as soon as the server answers", lines::messages(kept), lines::is_are(kept)))?;
+            self.notice(&format!("{} from last time {} not stored yet", lines::messages(kept), lines::is_are(kept)))?;
         }
-        Ok(())
+        let mut wanted: Vec<Target> = self.state.drafts().iter().map(|draft| draft.to.clone()).collect();
+        wanted.extend(self.current.clone());
+        wanted.iter().try_for_each(|target| self.find(target))
+    }
+
+    /// Messages that are not stored.
+    fn kept(&self) -> usize {
+        self.under_way.len() + self.state.drafts().len()
     }
 
     fn over(&self) -> bool {
-        let nothing_left = self.under_way.is_empty() && self.state.drafts().is_empty();
-        self.leaving.is_some_and(|until| nothing_left || Instant::now() >= until)
+        self.leaving.is_some_and(|until| self.kept() == 0 || Instant::now() >= until)
     }
 
     fn next_wake(&self) -> Option<Instant> {
         let waiting = self.under_way.values().filter(|message| !message.shown_waiting).map(|message| message.typed_at);
-        let shown = waiting.chain(self.draft_since).map(|since| since + SHOWN_AS_WAITING_AFTER);
-        shown.chain(self.leaving).min()
+        let drafts = self.unshown.iter().map(|(since, _)| *since);
+        let shown = waiting.chain(drafts).map(|since| since + SHOWN_AS_WAITING_AFTER);
+        shown.chain(self.leaving).chain(self.absent.values().copied()).min()
     }
 
     fn take_inputs(&mut self) -> anyhow::Result<()> {
         loop {
+            if !self.patient && self.kept() >= KEPT_MAX {
+                self.leaving.get_or_insert_with(|| Instant::now() + LEAVE_PLAIN);
+                return Ok(());
+            }
             match self.inputs.try_recv() {
-                Ok(Input::Line(line)) => self.on_line(&line)?,
-                Ok(Input::Leave) | Err(TryRecvError::Disconnected) => {
-                    self.leaving.get_or_insert_with(|| Instant::now() + LEAVE_TERMINAL);
-                    return Ok(());
-                }
-                Ok(Input::End) => {
-                    self.leaving.get_or_insert_with(|| Instant::now() + LEAVE_PLAIN);
-                    return Ok(());
-                }
+                Ok(Input::Line(line, _dealt_with)) => self.on_line(&line)?,
+                Ok(Input::Leave) | Err(TryRecvError::Disconnected) => return self.leave(LEAVE_TERMINAL),
+                Ok(Input::End) => return self.leave(LEAVE_PLAIN),
                 Err(TryRecvError::Empty) => return Ok(()),
             }
         }
+    }
+
+    fn leave(&mut self, patience: Duration) -> anyhow::Result<()> {
+        self.ended = true;
+        self.leaving.get_or_insert_with(|| Instant::now() + patience);
+        Ok(())
     }
 
     fn on_line(&mut self, line: &str) -> anyhow::Result<()> {
@@ -162,11 +196,9 @@ impl Conversation {
                 self.find(&target)
             }
             lines::Typed::Who => self.tell_who(),
+            lines::Typed::Drop => self.drop_drafts(),
             lines::Typed::Help => lines::HELP.iter().try_for_each(|line| self.notice(line)),
-            lines::Typed::Quit => {
-                self.leaving.get_or_insert_with(|| Instant::now() + LEAVE_TERMINAL);
-                Ok(())
-            }
+            lines::Typed::Quit => self.leave(LEAVE_TERMINAL),
             lines::Typed::Wrong(why) => self.notice(&why),
         }
     }
@@ -185,8 +217,9 @@ impl Conversation {
         {
             return self.send(&to, chat, text, false);
         }
-        self.state.draft(Draft { to: to.clone(), text: text.to_owned() })?;
-        self.draft_since.get_or_insert_with(Instant::now);
+        let draft = Draft { to: to.clone(), text: text.to_owned() };
+        self.state.draft(draft.clone())?;
+        self.unshown.push((Instant::now(), draft));
         self.find(&to)
     }
 
@@ -205,20 +238,24 @@ impl Conversation {
         } else {
             self.state.sending(message)?;
         }
-        let shown_waiting = drafted && self.draft_since.is_none();
+        let unshown = self.unshown.iter().position(|(_, draft)| draft.to == *to);
+        let shown_waiting = drafted && unshown.map(|place| self.unshown.remove(place)).is_none();
         let under_way = UnderWay { to: to.clone(), text: text.to_owned(), typed_at: Instant::now(), shown_waiting };
         self.under_way.insert(number.client_seq, under_way);
         Ok(())
     }
 
-    /// Asks for the id of a chat, if there is a server to ask and it was not asked.
+    /// Asks for the id of a chat, once. The answer may have to wait for a server.
     fn find(&mut self, target: &Target) -> anyhow::Result<()> {
-        if !self.link.is_up() || self.ids.contains_key(target) || self.asked.values().any(|asked| asked == target) {
+        if self.ids.contains_key(target)
+            || self.absent.contains_key(target)
+            || self.asked.values().any(|asked| asked == target)
+        {
             return Ok(());
         }
         let correlation = match target {
-            Target::User(user) => self.link.create_direct(user)?,
-            Target::Chat(chat) => self.link.chat_info(args::chat(chat).map_err(Failure::new)?)?,
+            Target::User(user) => self.link.create_direct(user),
+            Target::Chat(chat) => self.link.chat_info(args::chat(chat).map_err(Failure::new)?),
         };
         self.asked.insert(correlation, target.clone());
         Ok(())
@@ -227,56 +264,72 @@ impl Conversation {
     fn on_event(&mut self, event: Event) -> anyhow::Result<()> {
         match event {
             Event::LoggedIn(welcome) => self.on_welcome(&welcome),
-            Event::Lost(why) => self.on_lost(&why),
+            Event::Lost(lost) => self.on_lost(&lost),
             Event::Refused(refusal) => Err(problem::login(&self.access, &refusal)),
             Event::Delivered(delivery) => self.on_delivery(delivery),
             Event::Stored(receipt) => self.on_stored(&receipt),
             Event::NotStored { client_seq, refusal } => self.on_not_stored(client_seq, &refusal),
             Event::Chat { correlation, facts } => self.on_chat(correlation, facts),
             Event::NoAnswer { correlation, refusal } => self.on_no_answer(correlation, &refusal),
+            Event::Pong(_) => Ok(()),
+            Event::Warning(warning) => self.on_warning(warning),
         }
     }
 
     fn on_welcome(&mut self, welcome: &Welcome) -> anyhow::Result<()> {
-        if self.said_down {
+        if self.was_up {
             self.notice("the server is back")?;
         } else {
             self.notice(&lines::logged_in(&self.access, welcome))?;
         }
+        self.was_up = true;
         self.said_down = false;
-        self.asked.clear();
-        let mut wanted: Vec<Target> = self.state.drafts().iter().map(|draft| draft.to.clone()).collect();
-        wanted.extend(self.current.clone());
-        wanted.iter().try_for_each(|target| self.find(target))
+        Ok(())
     }
 
-    fn on_lost(&mut self, why: &str) -> anyhow::Result<()> {
-        self.asked.clear();
+    fn on_lost(&mut self, lost: &Lost) -> anyhow::Result<()> {
         if self.said_down {
             return Ok(());
         }
         self.said_down = true;
-        self.notice(&format!("{why}. What you type is kept and sent when it is back; to start it: {}", self.access.serve_command()))
+        let what = if self.was_up { "lost the server" } else { "no server" };
+        let command = self.access.serve_command();
+        self.notice(&format!(
+            "{what}: {}. To start it: {command}. What you type is kept and sent when it is back",
+            lost.why
+        ))
+    }
+
+    fn on_warning(&mut self, warning: Warning) -> anyhow::Result<()> {
+        if let Warning::InboxLost { head, .. } = warning {
+            self.state.inbox_lost(head)?;
+        }
+        self.notice(&warning.to_string())
     }
 
     fn on_delivery(&mut self, delivery: Delivery) -> anyhow::Result<()> {
         self.learn_name(&delivery)?;
-        let shown = lines::delivery(&delivery, &self.access.user, self.name_of(delivery.chat), self.is_current(delivery.chat));
+        let shown =
+            lines::delivery(&delivery, &self.access.user, self.name_of(delivery.chat), self.is_current(delivery.chat));
         if let Some((tone, line)) = shown {
             self.screen.show(tone, &line)?;
         }
         self.state.shown(delivery.inbox_seq)?;
-        self.link.ack(delivery.inbox_seq)
+        self.link.ack(delivery.inbox_seq);
+        Ok(())
     }
 
     /// What the chat of a delivery is called: the making of it says so, else the server is asked, once.
     fn learn_name(&mut self, delivery: &Delivery) -> anyhow::Result<()> {
         let chat = chat_text(delivery.chat);
         if let Content::ChatCreated { title, members } = &delivery.content {
-            let known = KnownChat { group: !title.is_empty() || members.len() != 2, name: lines::name(title, members, &self.access.user) };
+            let known = KnownChat {
+                group: !title.is_empty() || members.len() != 2,
+                name: lines::name(title, members, &self.access.user),
+            };
             self.state.name_chat(chat, known)?;
         } else if self.state.chat(&chat).is_none() && self.named.insert(delivery.chat) {
-            self.link.chat_info(delivery.chat)?;
+            self.link.chat_info(delivery.chat);
         }
         Ok(())
     }
@@ -296,6 +349,9 @@ impl Conversation {
 
     fn on_stored(&mut self, receipt: &Receipt) -> anyhow::Result<()> {
         let Some(message) = self.under_way.remove(&receipt.client_seq) else { return Ok(()) };
+        if !self.patient && self.leaving.is_some() {
+            self.leaving = self.ended.then(|| Instant::now() + LEAVE_PLAIN);
+        }
         let to = (self.current.as_ref() != Some(&message.to)).then(|| self.label(&message.to));
         self.screen.show(Tone::Own, &lines::stored(receipt.time_ms, to.as_deref(), &message.text))?;
         self.state.answered(receipt.client_seq)
@@ -309,9 +365,15 @@ impl Conversation {
     }
 
     fn on_chat(&mut self, correlation: u64, facts: ChatFacts) -> anyhow::Result<()> {
-        let known = KnownChat { group: facts.group, name: lines::name(&facts.title, &facts.members, &self.access.user) };
+        let known = KnownChat {
+            group: facts.kind == ChatKind::Group,
+            name: lines::name(&facts.title, &facts.members, &self.access.user),
+        };
         self.state.name_chat(chat_text(facts.chat), known)?;
         let Some(target) = self.asked.remove(&correlation) else { return Ok(()) };
+        if self.absent.remove(&target).is_some() {
+            self.notice(&format!("{target} is there now"))?;
+        }
         self.ids.insert(target.clone(), facts.chat);
         self.set_prompt();
         while let Some(draft) = self.state.next_draft(&target).cloned() {
@@ -320,9 +382,40 @@ impl Conversation {
         Ok(())
     }
 
+    /// Looks again for those who were not there.
+    fn ask_again(&mut self) -> anyhow::Result<()> {
+        let now = Instant::now();
+        let due: Vec<Target> =
+            self.absent.iter().filter(|(_, at)| **at <= now).map(|(target, _)| target.clone()).collect();
+        for target in due {
+            self.absent.insert(target.clone(), now + ASK_AGAIN_AFTER);
+            if let Target::User(user) = &target
+                && !self.asked.values().any(|asked| *asked == target)
+            {
+                let question = self.link.create_direct(user);
+                self.asked.insert(question, target);
+            }
+        }
+        Ok(())
+    }
+
     fn on_no_answer(&mut self, correlation: u64, refusal: &Refusal) -> anyhow::Result<()> {
         let Some(target) = self.asked.remove(&correlation) else { return Ok(()) };
+        if self.patient
+            && refusal.code == Some(Code::UserUnknown)
+            && let Target::User(user) = &target
+        {
+            let line = format!(
+                "{user} has never logged in. What you type is kept until then; in another terminal: {}",
+                self.access.chat_command(user)
+            );
+            return match self.absent.insert(target, Instant::now() + ASK_AGAIN_AFTER) {
+                None => self.notice(&line),
+                Some(_) => Ok(()),
+            };
+        }
         let failure = problem::chat(&self.access, &target, refusal);
+        self.unshown.retain(|(_, draft)| draft.to != target);
         for draft in self.state.drop_drafts(&target)? {
             self.not_sent(&draft.text, refusal)?;
         }
@@ -337,35 +430,46 @@ impl Conversation {
     }
 
     fn not_sent(&mut self, text: &str, refusal: &Refusal) -> anyhow::Result<()> {
-        self.screen.show(Tone::Own, &format!("✗ not sent: {} ({})", printable(text), refusal.text()))
+        self.screen.show(Tone::Own, &format!("✗ not sent: {} ({})", printable(text), problem::reason(refusal)))
     }
 
     /// Shows what is not stored after a moment, so that a typed line never just disappears.
     fn show_waiting(&mut self) -> anyhow::Result<()> {
         let due = |since: Instant, up: bool| !up || since.elapsed() >= SHOWN_AS_WAITING_AFTER;
         let up = self.link.is_up();
-        let mut shown: Vec<String> = Vec::new();
+        let mut shown: Vec<(Target, String)> = Vec::new();
         for message in self.under_way.values_mut() {
             if !message.shown_waiting && due(message.typed_at, up) {
                 message.shown_waiting = true;
-                shown.push(message.text.clone());
+                shown.push((message.to.clone(), message.text.clone()));
             }
         }
-        if self.draft_since.is_some_and(|since| due(since, up)) {
-            self.draft_since = None;
-            // Of several typed since, all are shown: the first of them set the time.
-            shown.extend(self.unshown_drafts());
+        let (now_due, later) = std::mem::take(&mut self.unshown).into_iter().partition(|(since, _)| due(*since, up));
+        self.unshown = later;
+        shown.extend(Vec::into_iter(now_due).map(|(_, draft)| (draft.to, draft.text)));
+        for (to, text) in shown {
+            let whom = if self.absent.contains_key(&to) { to.to_string() } else { "the server".to_owned() };
+            self.screen.show(Tone::Own, &lines::waiting(&text, &whom))?;
         }
-        shown.iter().try_for_each(|text| self.screen.show(Tone::Own, &lines::waiting(text)))
+        Ok(())
     }
 
-    fn unshown_drafts(&self) -> Vec<String> {
-        self.state.drafts().iter().map(|draft| draft.text.clone()).collect()
+    /// Forgets what was typed to those who are not there.
+    fn drop_drafts(&mut self) -> anyhow::Result<()> {
+        let mut dropped = 0;
+        for target in self.absent.keys() {
+            dropped += self.state.drop_drafts(target)?.len();
+            self.unshown.retain(|(_, draft)| draft.to != *target);
+        }
+        self.notice(&format!("{} dropped", lines::messages(dropped)))
     }
 
     fn tell_who(&mut self) -> anyhow::Result<()> {
         let state = if self.link.is_up() { "logged in" } else { "not connected" };
-        self.notice(&format!("you are {}, device {}, {state} at {}", self.access.user, self.access.device, self.access.server))?;
+        self.notice(&format!(
+            "you are {}, device {}, {state} at {}",
+            self.access.user, self.access.device, self.access.server
+        ))?;
         match self.current.clone() {
             None => self.notice("you talk to nobody; /to NAME begins a chat")?,
             Some(target) => {
@@ -373,7 +477,7 @@ impl Conversation {
                 self.notice(&format!("you talk to {}{id}", self.label(&target)))?;
             }
         }
-        let waiting = self.under_way.len() + self.state.drafts().len();
+        let waiting = self.kept();
         if waiting > 0 {
             self.notice(&format!("{} {} not stored yet", lines::messages(waiting), lines::is_are(waiting)))?;
         }
@@ -384,7 +488,10 @@ impl Conversation {
     fn label(&self, target: &Target) -> String {
         match target {
             Target::User(user) => user.clone(),
-            Target::Chat(chat) => self.state.chat(chat).map_or_else(|| format!("chat {}", &chat[..8]), |known| printable(&known.name).into_owned()),
+            Target::Chat(chat) => self
+                .state
+                .chat(chat)
+                .map_or_else(|| format!("chat {}", &chat[..8]), |known| printable(&known.name).into_owned()),
         }
     }
 

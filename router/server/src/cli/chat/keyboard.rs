@@ -1,18 +1,22 @@
 //! What a person types, read on the main thread; what it leads to happens on another.
 
 use std::io::{self, BufRead};
+use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustyline::error::ReadlineError;
-use rustyline::{Cmd, ConditionalEventHandler, Config, DefaultEditor, Event, EventContext, EventHandler, KeyCode, KeyEvent, Modifiers, Movement, RepeatCount};
+use rustyline::{
+    Cmd, ConditionalEventHandler, Config, DefaultEditor, Event, EventContext, EventHandler, KeyCode, KeyEvent,
+    Modifiers, Movement, RepeatCount,
+};
 
 use crate::cli::chat::lines::Typed;
 
 /// Something typed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Input {
-    /// A line with something in it.
-    Line(String),
+    /// A line with something in it. Dropped together with what may come with it once it is dealt with.
+    Line(String, Option<Sender<()>>),
     /// Ctrl-C, Ctrl-D or `/quit`.
     Leave,
     /// The input that is no terminal has ended.
@@ -78,7 +82,14 @@ fn hand_on(line: String, take: &Take) -> bool {
         take(Input::Leave);
         return false;
     }
-    line.trim().is_empty() || take(Input::Line(line))
+    if line.trim().is_empty() {
+        return true;
+    }
+    // A command may change the prompt: the next one is read when it is dealt with.
+    let (dealt_with, waited_for) = mpsc::channel();
+    let taken = take(Input::Line(line, Some(dealt_with)));
+    let _ = waited_for.recv();
+    taken
 }
 
 /// Enter takes a message off the line at once: it comes back above, with a mark of what became of it. Commands are
@@ -92,7 +103,9 @@ impl ConditionalEventHandler for OnEnter {
         let line = context.line();
         match Typed::parse(line) {
             _ if line.trim().is_empty() => Some(Cmd::Noop),
-            Typed::Message(_) if (self.take)(Input::Line(line.to_owned())) => Some(Cmd::Kill(Movement::WholeLine)),
+            Typed::Message(_) if (self.take)(Input::Line(line.to_owned(), None)) => {
+                Some(Cmd::Kill(Movement::WholeBuffer))
+            }
             _ => None,
         }
     }

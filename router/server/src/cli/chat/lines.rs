@@ -8,10 +8,11 @@ use crate::cli::output::{chat_text, payload_text, printable};
 use crate::cli::state::KnownChat;
 
 /// What `/help` shows.
-pub(super) const HELP: [&str; 6] = [
+pub(super) const HELP: [&str; 7] = [
     "/to NAME    talk to NAME from now on",
     "/chat ID    talk in the chat with this id",
     "/who        who you are, whom you talk to, what waits",
+    "/drop       forget what waits for somebody who never logged in",
     "/help       this",
     "/quit       leave; Ctrl-C and Ctrl-D do too",
     "//text      a message that begins with a slash",
@@ -23,6 +24,7 @@ pub(super) enum Typed<'a> {
     Message(&'a str),
     To(Target),
     Who,
+    Drop,
     Help,
     Quit,
     /// Why it means nothing.
@@ -37,14 +39,20 @@ impl Typed<'_> {
         }
         let (word, rest) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
         match (word, rest.trim()) {
-            ("to", name) => args::user(name).map_or_else(|why| Typed::Wrong(format!("/to NAME: {why}")), |user| Typed::To(Target::User(user))),
-            ("chat", id) => {
-                args::chat(id).map_or_else(|why| Typed::Wrong(format!("/chat ID: {why}")), |chat| Typed::To(Target::Chat(chat_text(chat))))
-            }
+            ("to", name) => args::user(name)
+                .map_or_else(|why| Typed::Wrong(format!("/to NAME: {why}")), |user| Typed::To(Target::User(user))),
+            ("chat", id) => args::chat(id).map_or_else(
+                |why| Typed::Wrong(format!("/chat ID: {why}")),
+                |chat| Typed::To(Target::Chat(chat_text(chat))),
+            ),
             ("who", "") => Typed::Who,
+            ("drop", "") => Typed::Drop,
             ("help", "") => Typed::Help,
             ("quit" | "exit" | "q", "") => Typed::Quit,
-            _ => Typed::Wrong(format!("there is no /{}; /help shows what there is, and //text sends a text with a slash", printable(word))),
+            _ => Typed::Wrong(format!(
+                "there is no /{}; /help shows what there is, and //text sends a text with a slash",
+                printable(word)
+            )),
         }
     }
 }
@@ -59,26 +67,43 @@ pub(super) fn name(title: &str, members: &[String], me: &str) -> String {
 }
 
 /// How a delivery reads; `None` for what says nothing to a person.
-pub(super) fn delivery(delivery: &Delivery, me: &str, known: Option<&KnownChat>, current: bool) -> Option<(Tone, String)> {
-    let time = clock(delivery.time_ms, &jiff::Zoned::now());
+pub(super) fn delivery(
+    delivery: &Delivery,
+    me: &str,
+    known: Option<&KnownChat>,
+    current: bool,
+) -> Option<(Tone, String)> {
+    let time = clock(delivery.time_ms, &jiff::ZonedDateTime::now());
     let sender = if delivery.sender == me { "you" } else { &delivery.sender };
     match &delivery.content {
         Content::Message(payload) => {
             let text = payload_text(payload);
             let tone = if delivery.sender == me { Tone::Own } else { Tone::Theirs };
-            Some((tone, match known {
-                _ if current => format!("{time} {sender}: {text}"),
-                Some(known) if !known.group && known.name == delivery.sender => format!("{time} [{sender}] {text}"),
-                Some(known) => format!("{time} [{}] {sender}: {text}", printable(&known.name)),
-                None => format!("{time} [chat {}] {sender}: {text}", &chat_text(delivery.chat)[..8]),
-            }))
+            Some((
+                tone,
+                match known {
+                    _ if current => format!("{time} {sender}: {text}"),
+                    Some(known) if !known.group && known.name == delivery.sender => format!("{time} [{sender}] {text}"),
+                    Some(known) => format!("{time} [{}] {sender}: {text}", printable(&known.name)),
+                    None => format!("{time} [chat {}] {sender}: {text}", &chat_text(delivery.chat)[..8]),
+                },
+            ))
+        }
+        Content::Unknown { event, .. } => {
+            Some((Tone::Notice, format!("{time} {sender} did what this version does not know (event {event})")))
         }
         // That a 1:1 chat exists is seen by its first message.
         Content::ChatCreated { .. } if known.is_none_or(|known| !known.group) => None,
         Content::ChatCreated { title, members } => {
             let title = if title.is_empty() { String::new() } else { format!(" “{}”", printable(title)) };
             let members = members.join(", ");
-            Some((Tone::Notice, format!("{time} {sender} made the group{title} of {members}; to talk there: /chat {}", chat_text(delivery.chat))))
+            Some((
+                Tone::Notice,
+                format!(
+                    "{time} {sender} made the group{title} of {members}; to talk there: /chat {}",
+                    chat_text(delivery.chat)
+                ),
+            ))
         }
     }
 }
@@ -86,19 +111,22 @@ pub(super) fn delivery(delivery: &Delivery, me: &str, known: Option<&KnownChat>,
 /// How an own message reads once it is stored.
 pub(super) fn stored(time_ms: u64, to: Option<&str>, text: &str) -> String {
     let to = to.map_or(String::new(), |to| format!(" to {to}"));
-    format!("{} you{to}: {} ✓", clock(time_ms, &jiff::Zoned::now()), printable(text))
+    format!("{} you{to}: {} ✓", clock(time_ms, &jiff::ZonedDateTime::now()), printable(text))
 }
 
 /// How an own message reads while it is not.
-pub(super) fn waiting(text: &str) -> String {
-    format!("  …   you: {} (waiting for the server)", printable(text))
+pub(super) fn waiting(text: &str, whom: &str) -> String {
+    format!("  …   you: {} (waiting for {whom})", printable(text))
 }
 
 /// The first line.
 pub(super) fn logged_in(access: &Access, welcome: &Welcome) -> String {
     let waiting = welcome.head.saturating_sub(welcome.floor);
     let waiting = if waiting == 0 { String::new() } else { format!("; {waiting} waiting") };
-    format!("you are {}, device {}, at {}{waiting}. /help shows the commands", access.user, access.device, access.server)
+    format!(
+        "you are {}, device {}, at {}{waiting}. /help shows the commands",
+        access.user, access.device, access.server
+    )
 }
 
 /// A number of messages, as a person says it.

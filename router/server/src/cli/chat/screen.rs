@@ -24,6 +24,11 @@ pub(super) enum Tone {
 }
 
 impl Screen {
+    /// Whether a person sits before it.
+    pub(super) fn is_terminal(&self) -> bool {
+        matches!(self, Screen::Terminal(_))
+    }
+
     /// Shows one line. Its text must have been made harmless.
     pub(super) fn show(&mut self, tone: Tone, line: &str) -> anyhow::Result<()> {
         match self {
@@ -44,10 +49,10 @@ fn painted(tone: Tone, line: &str) -> String {
 }
 
 /// Hours and minutes of a time, as the clock on the wall shows them; with the day where that is another one.
-pub(super) fn clock(time_ms: u64, now: &jiff::Zoned) -> String {
+pub(super) fn clock(time_ms: u64, now: &jiff::ZonedDateTime) -> String {
     let Ok(ms) = i64::try_from(time_ms) else { return "??:??".to_owned() };
     let Ok(time) = jiff::Timestamp::from_millisecond(ms) else { return "??:??".to_owned() };
-    let time = time.to_zoned(now.time_zone().clone());
+    let time = time.to_zoned_datetime(now.time_zone().clone());
     let format = if time.date() == now.date() { "%H:%M" } else { "%Y-%m-%d %H:%M" };
     time.strftime(format).to_string()
 }
@@ -58,7 +63,7 @@ mod tests {
 
     #[test]
     fn another_day_is_named() {
-        let now: jiff::Zoned = "2026-03-01T10:00[UTC]".parse().unwrap();
+        let now: jiff::ZonedDateTime = "2026-03-01T10:00[UTC]".parse().unwrap();
         let ms = now.timestamp().as_millisecond() as u64;
         assert_eq!(clock(ms, &now), "10:00");
         assert_eq!(clock(ms - 11 * 3_600_000, &now), "2026-02-28 23:00");

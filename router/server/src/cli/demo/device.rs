@@ -7,10 +7,11 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
+use whimbrel_client::SentStatus;
 
 use crate::cli::access::Access;
 use crate::cli::demo::ledger::{self, MessageId, Person};
-use crate::cli::demo::stage::Stage;
+use crate::cli::demo::stage::{ChatName, Stage};
 use crate::cli::link::{Content, Delivery, Event, Link, Receipt, Waker};
 use crate::cli::problem;
 use crate::cli::state::Memory;
@@ -18,9 +19,11 @@ use crate::cli::state::Memory;
 /// What a device is told to do.
 pub(super) enum Order {
     /// Makes or finds the 1:1 chat with a user, and tells it under `name`.
-    Pair { name: String, with: String },
+    Pair { name: ChatName, with: &'static str },
     /// Makes a group, and tells it under its title.
-    Group { title: String, members: Vec<String> },
+    Group { title: ChatName, members: Vec<String> },
+    /// Asks about a chat that somebody else has made, and tells it under `name`.
+    Learn { name: ChatName, chat: u128 },
     /// Sends a message that the ledger knows.
     Send { chat: u128, id: MessageId, text: String },
     /// Finishes what is under way and logs out.
@@ -41,7 +44,17 @@ impl Device {
         let link = Link::new(&access, memory)?;
         let waker = link.waker();
         let stage = Arc::clone(stage);
-        let mut life = Life { person, access, link, memory, stage, orders: inbox, asked: HashMap::new(), under_way: HashMap::new(), leaving: false };
+        let mut life = Life {
+            person,
+            access,
+            link,
+            memory,
+            stage,
+            orders: inbox,
+            asked: HashMap::new(),
+            under_way: HashMap::new(),
+            leaving: false,
+        };
         let thread = thread::spawn(move || {
             let lived = life.live();
             if let Err(error) = &lived {
@@ -77,7 +90,7 @@ struct Life {
     stage: Arc<Stage>,
     orders: Receiver<Order>,
     /// Names of chats that were asked for.
-    asked: HashMap<u64, String>,
+    asked: HashMap<u64, ChatName>,
     /// Numbers of sends without an answer.
     under_way: HashMap<u64, MessageId>,
     leaving: bool,
@@ -103,12 +116,16 @@ impl Life {
     fn on_order(&mut self, order: Order) -> anyhow::Result<()> {
         match order {
             Order::Pair { name, with } => {
-                let question = self.link.create_direct(&with)?;
+                let question = self.link.create_direct(with);
                 self.asked.insert(question, name);
             }
             Order::Group { title, members } => {
-                let question = self.link.create_group(&title, &members)?;
+                let question = self.link.create_group(title, &members)?;
                 self.asked.insert(question, title);
+            }
+            Order::Learn { name, chat } => {
+                let question = self.link.chat_info(chat);
+                self.asked.insert(question, name);
             }
             Order::Send { chat, id, text } => self.send(chat, id, &text)?,
             Order::Leave => self.leaving = true,
@@ -141,13 +158,19 @@ impl Life {
             Event::Chat { correlation, facts } => {
                 if let Some(name) = self.asked.remove(&correlation) {
                     self.stage.tell(|seen| {
-                        seen.chats.insert(name, facts.chat);
+                        seen.chats.insert((person, name), facts.chat);
                     });
                 }
             }
+            Event::Pong(_) => {}
+            Event::Warning(warning) => anyhow::bail!("{warning}"),
             Event::Refused(refusal) => return Err(problem::login(&self.access, &refusal)),
-            Event::NotStored { client_seq, refusal } => anyhow::bail!("send {client_seq} was refused: {}", refusal.text()),
-            Event::NoAnswer { refusal, .. } => anyhow::bail!("a question about a chat was refused: {}", refusal.text()),
+            Event::NotStored { client_seq, refusal } => {
+                anyhow::bail!("send {client_seq} was refused: {}", problem::reason(&refusal))
+            }
+            Event::NoAnswer { refusal, .. } => {
+                anyhow::bail!("a question about a chat was refused: {}", problem::reason(&refusal))
+            }
         }
         Ok(())
     }
@@ -156,9 +179,10 @@ impl Life {
         let now = Instant::now();
         let message = match &delivery.content {
             Content::Message(payload) => Some(message_id(payload).context("a message came that is not of the demo")?),
-            Content::ChatCreated { .. } => None,
+            Content::ChatCreated { .. } | Content::Unknown { .. } => None,
         };
-        let item = ledger::Seen { inbox_seq: delivery.inbox_seq, chat: delivery.chat, chat_seq: delivery.chat_seq, message };
+        let item =
+            ledger::Seen { inbox_seq: delivery.inbox_seq, chat: delivery.chat, chat_seq: delivery.chat_seq, message };
         self.stage.tell(|seen| {
             seen.ledger.see(self.person, item);
             if let Some(sent_at) = message.and_then(|id| seen.sent_at.get(&id)) {
@@ -166,7 +190,8 @@ impl Life {
             }
         });
         self.memory.floor = delivery.inbox_seq;
-        self.link.ack(delivery.inbox_seq)
+        self.link.ack(delivery.inbox_seq);
+        Ok(())
     }
 
     fn on_stored(&mut self, receipt: &Receipt) {
@@ -177,7 +202,7 @@ impl Life {
             if let Some(sent_at) = seen.sent_at.get(&id) {
                 seen.acknowledged_after.push(now.duration_since(*sent_at));
             }
-            if receipt.status != "stored" {
+            if receipt.status != SentStatus::Stored {
                 seen.repeated += 1;
             }
         });

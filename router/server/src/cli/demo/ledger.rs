@@ -124,17 +124,22 @@ impl Ledger {
         let mut senders: HashMap<(u128, Person), MessageId> = HashMap::new();
         for (place, item) in seen.iter().enumerate() {
             if item.inbox_seq != place as u64 + 1 {
-                verdict.wrong.push(format!("person {person}: delivery {} of the inbox came as number {}", item.inbox_seq, place + 1));
+                verdict.wrong.push(format!(
+                    "person {person}: delivery {} of the inbox came as number {}",
+                    item.inbox_seq,
+                    place + 1
+                ));
             }
             let last = chats.entry(item.chat).or_default();
             let chat_in_order = item.chat_seq > *last;
             *last = item.chat_seq.max(*last);
-            let sender_in_order = item.message.and_then(|id| self.sent.get(&id).map(|sent| (id, sent.from))).is_none_or(|(id, from)| {
-                let last = senders.entry((item.chat, from)).or_default();
-                let in_order = id > *last;
-                *last = id.max(*last);
-                in_order
-            });
+            let sender_in_order =
+                item.message.and_then(|id| self.sent.get(&id).map(|sent| (id, sent.from))).is_none_or(|(id, from)| {
+                    let last = senders.entry((item.chat, from)).or_default();
+                    let in_order = id > *last;
+                    *last = id.max(*last);
+                    in_order
+                });
             if !(chat_in_order && sender_in_order) {
                 verdict.reordered += 1;
             }
@@ -153,7 +158,10 @@ impl Ledger {
             match self.sent.get(&id) {
                 Some(sent) if sent.chat == item.chat && sent.recipients.contains(&person) => {
                     if let Some(place) = sent.place.filter(|&place| place != item.chat_seq) {
-                        verdict.wrong.push(format!("message {id} has place {place} to its sender, {} to person {person}", item.chat_seq));
+                        verdict.wrong.push(format!(
+                            "message {id} has place {place} to its sender, {} to person {person}",
+                            item.chat_seq
+                        ));
                     }
                 }
                 Some(_) => verdict.wrong.push(format!("message {id} came to person {person}, for whom it is not")),
@@ -163,10 +171,14 @@ impl Ledger {
     }
 
     fn check_arrival(&self, verdict: &mut Verdict) {
-        let had: HashMap<Person, HashSet<MessageId>> =
-            self.seen.iter().map(|(&person, seen)| (person, seen.iter().filter_map(|seen| seen.message).collect())).collect();
+        let had: HashMap<Person, HashSet<MessageId>> = self
+            .seen
+            .iter()
+            .map(|(&person, seen)| (person, seen.iter().filter_map(|seen| seen.message).collect()))
+            .collect();
         for (id, sent) in &self.sent {
-            let missing = sent.recipients.iter().filter(|person| !had.get(person).is_some_and(|had| had.contains(id))).count();
+            let missing =
+                sent.recipients.iter().filter(|person| !had.get(person).is_some_and(|had| had.contains(id))).count();
             if missing == 0 {
                 verdict.delivered += 1;
             } else if sent.acknowledged {

@@ -19,24 +19,41 @@ use serde_json::json;
 
 use crate::cli::DemoArgs;
 use crate::cli::demo::ledger::Verdict;
-use crate::cli::output::Out;
+use crate::cli::demo::stage::Stage;
+use crate::cli::output::{Out, StdoutClosed};
 
 /// The demo takes a few seconds; one that takes this long has failed.
 const LIMIT: Duration = Duration::from_secs(60);
 
 pub(super) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let patience = Patience::until_interrupted()?;
-    let directory = tempfile::Builder::new().prefix("whimbrel-demo-").tempdir().context("make a temporary directory")?;
+    let directory =
+        tempfile::Builder::new().prefix("whimbrel-demo-").tempdir().context("make a temporary directory")?;
     let mut timeline = Timeline { begun: Instant::now(), quiet: args.json };
-    let result = story::tell(directory.path(), &patience, &mut timeline);
-    let good = result.as_ref().is_ok_and(|outcome| outcome.verdict.good());
-    // An interrupted demo leaves nothing behind; a failed one leaves all there is to find out why.
-    if args.keep || (!good && !patience.interrupted()) {
-        eprintln!("whimbrel: the demo's directory is {}; the server's log there is server.log", directory.keep().display());
+    let stage = Arc::new(Stage::default());
+    let told = story::tell(&stage, directory.path(), &patience, &mut timeline);
+    let (verdict, repeated) = stage.look(|seen| (seen.ledger.verdict(), seen.repeated));
+    let good = told.is_ok() && verdict.good();
+    let unwatched = patience.interrupted() || told.as_ref().is_err_and(|error| error.is::<StdoutClosed>());
+    // A demo that nobody watches any more leaves nothing behind; a failed one leaves all there is to find out why.
+    if args.keep || !(good || unwatched) {
+        eprintln!(
+            "whimbrel: the demo's directory is {}; the server's log there is server.log",
+            directory.keep().display()
+        );
     }
-    let outcome = result?;
-    conclude(args, &outcome, timeline.begun.elapsed())?;
-    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let (latencies, failure) = match told {
+        Ok(latencies) => (latencies, None),
+        Err(error) if unwatched => return Err(error),
+        Err(error) => (Vec::new(), Some(error)),
+    };
+    // Also of a demo that could not go on: what was lost is why.
+    conclude(args, &Outcome { verdict, latencies, repeated, good }, timeline.begun.elapsed())?;
+    match failure {
+        Some(error) => Err(error),
+        None if good => Ok(ExitCode::SUCCESS),
+        None => Ok(ExitCode::FAILURE),
+    }
 }
 
 /// What a demo comes to.
@@ -45,6 +62,7 @@ struct Outcome {
     latencies: Vec<Latency>,
     /// Sends that were stored before a crash and acknowledged after it.
     repeated: usize,
+    good: bool,
 }
 
 /// How quick an act was.
@@ -64,7 +82,9 @@ fn conclude(args: &DemoArgs, outcome: &Outcome, took: Duration) -> anyhow::Resul
         let latencies: serde_json::Map<String, serde_json::Value> = outcome
             .latencies
             .iter()
-            .map(|of| (of.act.to_owned(), json!({ "acknowledged": of.acknowledged.json(), "delivered": of.delivered.json() })))
+            .map(|of| {
+                (of.act.to_owned(), json!({ "acknowledged": of.acknowledged.json(), "delivered": of.delivered.json() }))
+            })
             .collect();
         return out.json(&json!({
             "sent": verdict.sent,
@@ -77,7 +97,7 @@ fn conclude(args: &DemoArgs, outcome: &Outcome, took: Duration) -> anyhow::Resul
             "resent": outcome.repeated,
             "latency_us": latencies,
             "took_ms": took.as_millis() as u64,
-            "good": verdict.good(),
+            "good": outcome.good,
         }));
     }
     out.line(&format!(

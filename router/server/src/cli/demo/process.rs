@@ -23,7 +23,18 @@ impl ServerProcess {
         let log = open_log(dir)?;
         let program = std::env::current_exe().context("find this program's file")?;
         let mut child = Command::new(&program)
-            .args(["serve", "--dev", "--die-with-parent", "--shards", "2", "--cpus", "none", "--listen", listen, "--data"])
+            .args([
+                "serve",
+                "--dev",
+                "--die-with-parent",
+                "--shards",
+                "2",
+                "--cpus",
+                "none",
+                "--listen",
+                listen,
+                "--data",
+            ])
             .arg(data_dir(dir))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 use crate::cli::demo::Patience;
 use crate::cli::demo::ledger::{Ledger, MessageId, Person};
 
+/// What the demo calls a chat.
+pub(super) type ChatName = &'static str;
+
 /// See the head of this file.
 #[derive(Default)]
 pub(super) struct Stage {
@@ -29,8 +32,8 @@ pub(super) struct Seen {
     pub(super) shard: HashMap<Person, Option<u16>>,
     /// Who is not there to get anything.
     pub(super) away: HashSet<Person>,
-    /// Chats by the name under which they were asked for.
-    pub(super) chats: HashMap<String, u128>,
+    /// Chats that a person has learned of.
+    pub(super) chats: HashMap<(Person, ChatName), u128>,
     /// Why it cannot go on.
     pub(super) failed: Option<String>,
 }

@@ -10,8 +10,8 @@ use crate::cli::access::{Access, TokenSource};
 use crate::cli::demo::device::{Device, Order};
 use crate::cli::demo::ledger::Person;
 use crate::cli::demo::process::{ServerProcess, data_dir};
-use crate::cli::demo::stage::{Seen, Stage};
-use crate::cli::demo::{Latency, Outcome, Patience, Timeline, quantiles};
+use crate::cli::demo::stage::{ChatName, Seen, Stage};
+use crate::cli::demo::{Latency, Patience, Timeline, quantiles};
 use crate::cli::link::Link;
 use crate::cli::state::Memory;
 use crate::token::{DEV_EPOCH, Grant, load_dev_keys};
@@ -31,12 +31,22 @@ const STREAM: usize = 600;
 /// The server is killed when so many of the stream are acknowledged: in its middle.
 const KILL_AFTER: usize = 200;
 
-/// Runs everything. What the clients saw of it.
-pub(super) fn tell(directory: &Path, patience: &Patience, timeline: &mut Timeline) -> anyhow::Result<Outcome> {
+/// Runs everything; what the clients see of it is told to the stage.
+pub(super) fn tell(
+    stage: &Arc<Stage>,
+    directory: &Path,
+    patience: &Patience,
+    timeline: &mut Timeline,
+) -> anyhow::Result<Vec<Latency>> {
     let server = ServerProcess::start(directory, "127.0.0.1:0", patience)?;
-    timeline.say(&format!("server: process {}, two shards, {}, data in {}", server.pid(), server.address, data_dir(directory).display()))?;
+    timeline.say(&format!(
+        "server: process {}, two shards, {}, data in {}",
+        server.pid(),
+        server.address,
+        data_dir(directory).display()
+    ))?;
     let mut demo = Demo {
-        stage: Arc::new(Stage::default()),
+        stage: Arc::clone(stage),
         devices: Vec::new(),
         memories: vec![Memory::NEW; NAMES.len()],
         address: server.address.clone(),
@@ -57,24 +67,16 @@ pub(super) fn tell(directory: &Path, patience: &Patience, timeline: &mut Timelin
         bail!("the server ended with exit code {code} after SIGTERM");
     }
     demo.timeline.say("server: SIGTERM, exit code 0")?;
-    let latencies = std::mem::take(&mut demo.latencies);
-    Ok(demo.stage.look(|seen| seen.outcome(latencies)))
+    Ok(demo.latencies)
 }
 
 impl Seen {
-    fn outcome(&self, latencies: Vec<Latency>) -> Outcome {
-        Outcome {
-            verdict: self.ledger.verdict(),
-            latencies,
-            repeated: self.repeated,
-        }
-    }
-
     /// Whether everything sent is acknowledged, and with everybody it is for who is not away.
     fn settled(&self) -> bool {
         let ledger = &self.ledger;
         let here = (0..NAMES.len()).filter(|person| !self.away.contains(person));
-        ledger.acknowledged() == ledger.sent() && here.into_iter().all(|person| ledger.messages_of(person) >= ledger.due_to(person))
+        ledger.acknowledged() == ledger.sent()
+            && here.into_iter().all(|person| ledger.messages_of(person) >= ledger.due_to(person))
     }
 }
 
@@ -97,10 +99,14 @@ impl Demo<'_> {
             let device = Device::log_in(person, self.access(person)?, Memory::NEW, &self.stage)?;
             self.devices.push(Some(device));
         }
-        self.stage.until(self.patience, "five logins", |seen| (0..NAMES.len()).all(|person| seen.shard.get(&person).is_some_and(Option::is_some)))?;
-        let shards: Vec<u16> = self.stage.look(|seen| (0..NAMES.len()).filter_map(|person| *seen.shard.get(&person)?).collect());
+        self.stage.until(self.patience, "five logins", |seen| {
+            (0..NAMES.len()).all(|person| seen.shard.get(&person).is_some_and(Option::is_some))
+        })?;
+        let shards: Vec<u16> =
+            self.stage.look(|seen| (0..NAMES.len()).filter_map(|person| *seen.shard.get(&person)?).collect());
         let on = |shard: u16| {
-            let names: Vec<&str> = NAMES.iter().zip(&shards).filter(|(_, at)| **at == shard).map(|(name, _)| *name).collect();
+            let names: Vec<&str> =
+                NAMES.iter().zip(&shards).filter(|(_, at)| **at == shard).map(|(name, _)| *name).collect();
             names.join(", ")
         };
         if on(0).is_empty() || on(1).is_empty() {
@@ -112,7 +118,7 @@ impl Demo<'_> {
     /// Alice and bob in turn, one message at a time.
     fn talk(&mut self) -> anyhow::Result<u128> {
         self.forget_latency();
-        let chat = self.chat(ALICE, "pair", Order::Pair { name: "pair".into(), with: NAMES[BOB].into() })?;
+        let chat = self.chat(ALICE, "pair", Order::Pair { name: "pair", with: NAMES[BOB] }, &[BOB])?;
         for turn in 0..TALK {
             let (from, to) = if turn % 2 == 0 { (ALICE, BOB) } else { (BOB, ALICE) };
             self.send(from, chat, vec![to], "how are the tides?")?;
@@ -126,7 +132,7 @@ impl Demo<'_> {
     fn group(&mut self) -> anyhow::Result<u128> {
         let members = NAMES[1..].iter().map(|name| (*name).to_owned()).collect();
         self.forget_latency();
-        let chat = self.chat(ALICE, "Waders", Order::Group { title: "Waders".into(), members })?;
+        let chat = self.chat(ALICE, "Waders", Order::Group { title: "Waders", members }, &others(ALICE))?;
         for turn in 0..GROUP_EACH * NAMES.len() {
             let from = turn % NAMES.len();
             self.send(from, chat, others(from), "seen one!")?;
@@ -139,7 +145,8 @@ impl Demo<'_> {
     /// Carol is away; what is sent to her waits.
     fn offline(&mut self, group: u128) -> anyhow::Result<()> {
         self.log_out(CAROL)?;
-        let pair = self.chat(ALICE, "alice and carol", Order::Pair { name: "alice and carol".into(), with: NAMES[CAROL].into() })?;
+        let order = Order::Pair { name: "alice and carol", with: NAMES[CAROL] };
+        let pair = self.chat(ALICE, "alice and carol", order, &[])?;
         for turn in 0..OFFLINE {
             if turn % 2 == 0 {
                 self.send(ALICE, pair, vec![CAROL], "read this when you are back")?;
@@ -152,9 +159,12 @@ impl Demo<'_> {
         self.timeline.say(&format!("carol is offline: {OFFLINE} messages to her are acknowledged and wait"))?;
         let begun = Instant::now();
         self.come_back(CAROL)?;
-        self.stage.until(self.patience, "carol's messages", |seen| seen.ledger.messages_of(CAROL) >= seen.ledger.due_to(CAROL))?;
+        self.stage.until(self.patience, "carol's messages", |seen| {
+            seen.ledger.messages_of(CAROL) >= seen.ledger.due_to(CAROL)
+        })?;
         let got = self.stage.look(|seen| seen.ledger.messages_of(CAROL)) - had;
-        self.timeline.say(&format!("carol is back: {got} messages in {:.1} ms", begun.elapsed().as_secs_f64() * 1e3))?;
+        self.timeline
+            .say(&format!("carol is back: {got} messages in {:.1} ms", begun.elapsed().as_secs_f64() * 1e3))?;
         Ok(())
     }
 
@@ -168,7 +178,9 @@ impl Demo<'_> {
                 _ => self.send(DAVE, group, others(DAVE), "hold on to something")?,
             }
         }
-        self.stage.until(self.patience, "the stream to be under way", |seen| seen.ledger.acknowledged() >= before + KILL_AFTER)?;
+        self.stage.until(self.patience, "the stream to be under way", |seen| {
+            seen.ledger.acknowledged() >= before + KILL_AFTER
+        })?;
         let server = self.server.take().context("the server runs")?;
         let pid = server.pid();
         server.kill()?;
@@ -177,9 +189,16 @@ impl Demo<'_> {
         if done == STREAM {
             bail!("all of the stream was acknowledged before the server was killed");
         }
-        self.timeline.say(&format!("server: process {pid} killed with SIGKILL; {done} of {STREAM} messages acknowledged, {} not", STREAM - done))?;
+        self.timeline.say(&format!(
+            "server: process {pid} killed with SIGKILL; {done} of {STREAM} messages acknowledged, {} not",
+            STREAM - done
+        ))?;
         let server = ServerProcess::start(self.directory, &self.address, self.patience)?;
-        self.timeline.say(&format!("server: process {} on the same data, ready after {:.0} ms", server.pid(), begun.elapsed().as_secs_f64() * 1e3))?;
+        self.timeline.say(&format!(
+            "server: process {} on the same data, ready after {:.0} ms",
+            server.pid(),
+            begun.elapsed().as_secs_f64() * 1e3
+        ))?;
         self.server = Some(server);
         self.settle("the rest of the stream")?;
         let repeated = self.stage.look(|seen| seen.repeated);
@@ -191,13 +210,13 @@ impl Demo<'_> {
         for person in 0..NAMES.len() {
             self.log_out(person)?;
         }
-        for person in 0..NAMES.len() {
+        for (person, name) in NAMES.iter().enumerate() {
             let expected = self.stage.look(|seen| seen.ledger.deliveries_of(person)) as u64;
             loop {
                 let mut link = Link::new(&self.access(person)?, Memory { floor: 0, ..self.memories[person] })?;
                 let welcome = link.log_in(Duration::from_secs(5))?;
                 if welcome.head != expected {
-                    bail!("{}'s inbox ends at {}, and {expected} deliveries came", NAMES[person], welcome.head);
+                    bail!("{name}'s inbox ends at {}, and {expected} deliveries came", welcome.head);
                 }
                 if welcome.floor == welcome.head {
                     break;
@@ -214,7 +233,14 @@ impl Demo<'_> {
         let keys = load_dev_keys(&data)?.context("the server made a key pair")?;
         let ttl = Duration::from_secs(3_600);
         let token = keys.mint(&Grant { user: NAMES[person], device: 1, epoch: DEV_EPOCH, ttl })?.token;
-        Ok(Access { user: NAMES[person].to_owned(), device: 1, server: self.address.clone(), source: TokenSource::DevKey(data.clone()), data, token })
+        Ok(Access {
+            user: NAMES[person].to_owned(),
+            device: 1,
+            server: self.address.clone(),
+            source: TokenSource::DevKey(data.clone()),
+            data,
+            token,
+        })
     }
 
     fn device(&self, person: Person) -> anyhow::Result<&Device> {
@@ -235,17 +261,27 @@ impl Demo<'_> {
     }
 
     fn tell_latency(&mut self, act: &'static str, what: &str) -> anyhow::Result<()> {
-        let (acknowledged, delivered) = self.stage.look(|seen| (quantiles(&seen.acknowledged_after), quantiles(&seen.delivered_after)));
+        let (acknowledged, delivered) =
+            self.stage.look(|seen| (quantiles(&seen.acknowledged_after), quantiles(&seen.delivered_after)));
         let (acknowledged, delivered) = acknowledged.zip(delivered).context("messages were sent")?;
         self.latencies.push(Latency { act, acknowledged, delivered });
         self.timeline.say(what)?;
         self.timeline.say(&format!("    acknowledged {acknowledged}; delivered {delivered}"))
     }
 
-    fn chat(&self, maker: Person, name: &str, order: Order) -> anyhow::Result<u128> {
+    /// Makes a chat; the others who will send there learn of it.
+    fn chat(&self, maker: Person, name: ChatName, order: Order, others: &[Person]) -> anyhow::Result<u128> {
         self.device(maker)?.order(order)?;
-        self.stage.until(self.patience, "a chat to be made", |seen| seen.chats.contains_key(name))?;
-        self.stage.look(|seen| seen.chats.get(name).copied()).context("the chat was made")
+        let known = |seen: &Seen, person: Person| seen.chats.get(&(person, name)).copied();
+        self.stage.until(self.patience, "a chat to be made", |seen| known(seen, maker).is_some())?;
+        let chat = self.stage.look(|seen| known(seen, maker)).context("the chat was made")?;
+        for &person in others {
+            self.device(person)?.order(Order::Learn { name, chat })?;
+        }
+        self.stage.until(self.patience, "a chat to be known", |seen| {
+            others.iter().all(|&person| known(seen, person).is_some())
+        })?;
+        Ok(chat)
     }
 
     fn settle(&self, what: &str) -> anyhow::Result<()> {

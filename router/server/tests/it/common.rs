@@ -1,8 +1,6 @@
 //! A real server in a directory of its own, and ways to wait for what it does. Every wait ends by an event; its bound is
 //! there only so that a hung test fails instead of hanging.
 
-#![allow(dead_code, reason = "each test file uses a part of it")]
-
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -12,10 +10,10 @@ use std::thread;
 use std::time::Duration;
 
 /// Long enough for a busy machine; nothing passes or fails by it but what hangs.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The program under test, in an environment that names no server and no data.
-pub fn whimbrel() -> Command {
+pub(crate) fn whimbrel() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_whimbrel"));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("WHIMBREL_") {
@@ -27,34 +25,35 @@ pub fn whimbrel() -> Command {
 }
 
 /// Runs the program to its end.
-pub fn run(arguments: &[&str]) -> Output {
+pub(crate) fn run(arguments: &[&str]) -> Output {
     whimbrel().args(arguments).output().expect("the program starts")
 }
 
 /// What a process wrote, as text.
-pub fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// A running `whimbrel serve`.
-pub struct Server {
+pub(crate) struct Server {
     child: Child,
     /// Its data directory.
-    pub data: PathBuf,
+    pub(crate) data: PathBuf,
     /// Where it listens.
-    pub address: String,
+    pub(crate) address: String,
     errors: Receiver<String>,
 }
 
 impl Server {
     /// Starts one on a free port with two shards and a development key.
-    pub fn start(data: &Path) -> Server {
+    pub(crate) fn start(data: &Path) -> Server {
         Server::start_on(data, "127.0.0.1:0")
     }
 
     /// Starts one at an address.
-    pub fn start_on(data: &Path, listen: &str) -> Server {
-        let mut child = serve(data, listen).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the server starts");
+    pub(crate) fn start_on(data: &Path, listen: &str) -> Server {
+        let mut child =
+            serve(data, listen).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the server starts");
         let ready = lines(child.stdout.take().expect("it is piped"));
         let errors = lines(child.stderr.take().expect("it is piped"));
         let line = ready.recv_timeout(PATIENCE).unwrap_or_else(|_| {
@@ -62,59 +61,63 @@ impl Server {
             let _ = child.wait();
             panic!("the server did not get ready; it wrote:\n{}", errors.iter().collect::<Vec<_>>().join("\n"))
         });
-        let address = line.strip_prefix("ready ").and_then(|rest| rest.split(' ').next()).expect("a line that says where").to_owned();
+        let address = line
+            .strip_prefix("ready ")
+            .and_then(|rest| rest.split(' ').next())
+            .expect("a line that says where")
+            .to_owned();
         Server { child, data: data.to_owned(), address, errors }
     }
 
     /// The process.
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// Ends it as a crash does.
-    pub fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.child.kill().expect("it runs");
         self.child.wait().expect("it was started here");
     }
 
     /// Asks it to end, as an operator does.
-    pub fn terminate(&self) {
+    pub(crate) fn terminate(&self) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
     }
 
     /// Waits for its end.
-    pub fn wait(mut self) -> (ExitStatus, String) {
+    pub(crate) fn wait(mut self) -> (ExitStatus, String) {
         let status = wait(&mut self.child);
         (status, self.errors.iter().collect::<Vec<_>>().join("\n"))
     }
 
     /// Whether it still runs.
-    pub fn runs(&mut self) -> bool {
+    pub(crate) fn runs(&mut self) -> bool {
         self.child.try_wait().expect("it was started here").is_none()
     }
 
     /// A client's command against it.
-    pub fn client<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
+    pub(crate) fn client<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
         let mut command = whimbrel();
         command.args(arguments).env("WHIMBREL_SERVER", &self.address).env("WHIMBREL_DATA", &self.data);
         command
     }
 
     /// Runs a client's command against it.
-    pub fn run(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
         self.client(arguments).output().expect("the program starts")
     }
 
     /// Runs a client's command that must succeed, and returns what it printed.
-    pub fn ok(&self, arguments: &[&str]) -> String {
+    pub(crate) fn ok(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);
         assert!(output.status.success(), "{arguments:?}: {}{}", text(&output.stdout), text(&output.stderr));
         text(&output.stdout)
     }
 
     /// A token of a user's device 1.
-    pub fn token(&self, user: &str) -> String {
+    pub(crate) fn token(&self, user: &str) -> String {
         self.ok(&["token", "--user", user]).trim().to_owned()
     }
 }
@@ -127,14 +130,16 @@ impl Drop for Server {
 }
 
 /// The command that starts a server.
-pub fn serve(data: &Path, listen: &str) -> Command {
+pub(crate) fn serve(data: &Path, listen: &str) -> Command {
     let mut command = whimbrel();
-    command.args(["serve", "--dev", "--die-with-parent", "--cpus", "none", "--shards", "2", "--listen", listen, "--data"]).arg(data);
+    command
+        .args(["serve", "--dev", "--die-with-parent", "--cpus", "none", "--shards", "2", "--listen", listen, "--data"])
+        .arg(data);
     command
 }
 
 /// Waits for the end of a process.
-pub fn wait(child: &mut Child) -> ExitStatus {
+pub(crate) fn wait(child: &mut Child) -> ExitStatus {
     let pid = rustix::process::Pid::from_child(child);
     let process = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).expect("it was started here");
     let mut ended = [rustix::event::PollFd::new(&process, rustix::event::PollFlags::IN)];
@@ -147,7 +152,7 @@ pub fn wait(child: &mut Child) -> ExitStatus {
 }
 
 /// Lines of a pipe, as they come.
-pub fn lines(pipe: impl Read + Send + 'static) -> Receiver<String> {
+pub(crate) fn lines(pipe: impl Read + Send + 'static) -> Receiver<String> {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
         for line in BufReader::new(pipe).lines().map_while(Result::ok) {
@@ -160,7 +165,7 @@ pub fn lines(pipe: impl Read + Send + 'static) -> Receiver<String> {
 }
 
 /// Waits for a line that contains `part`.
-pub fn wait_for(lines: &Receiver<String>, part: &str) -> String {
+pub(crate) fn wait_for(lines: &Receiver<String>, part: &str) -> String {
     let mut before = Vec::new();
     loop {
         match lines.recv_timeout(PATIENCE) {

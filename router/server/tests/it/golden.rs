@@ -1,12 +1,10 @@
-//! What the command line prints, byte for byte. `UPDATE_GOLDEN=1 cargo test -p whimbrel --test golden` writes the files
+//! What the command line prints, byte for byte. `UPDATE_GOLDEN=1 cargo test -p whimbrel golden` writes the files
 //! anew; read the difference before it is committed.
-
-mod common;
 
 use std::fs;
 use std::path::Path;
 
-use common::{run, text};
+use crate::common::{run, text};
 
 /// Compares exit code, standard output and standard error of a run with tests/golden/NAME.txt.
 fn golden(name: &str, arguments: &[&str]) {
@@ -59,7 +57,8 @@ fn wrong_usage_is_2() {
 #[test]
 fn the_version_names_the_commit() {
     let version = text(&run(&["--version"]).stdout);
-    let commit = version.trim().strip_prefix("whimbrel 0.1.0 (").and_then(|rest| rest.strip_suffix(')')).expect(&version);
+    let commit =
+        version.trim().strip_prefix("whimbrel 0.1.0 (").and_then(|rest| rest.strip_suffix(')')).expect(&version);
     let digits = commit.strip_suffix("-dirty").unwrap_or(commit);
     assert!(commit == "unknown" || (digits.len() == 12 && digits.bytes().all(|b| b.is_ascii_hexdigit())), "{version}");
 }

@@ -1,0 +1,144 @@
+//! The load: pairs of users on one thread and one ring, in a closed loop. A message is done when its `Sent` came to the
+//! sender and it was delivered to and acknowledged by the receiver; each sender keeps `in_flight` of them begun.
+//!
+//! Every frame is checked as a careful client would: checksum, table, payload, order, number.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+
+use crate::measure::Load;
+use crate::ring::{BufferShape, Event, Ring};
+use crate::stats::Times;
+use crate::token::Minter;
+
+mod ledger;
+mod login;
+mod pairs;
+mod stamp;
+#[cfg(test)]
+mod tests;
+pub(crate) mod users;
+
+pub(crate) use ledger::Faults;
+pub(crate) use login::{Joined, log_in};
+pub(crate) use stamp::STAMP_BYTES;
+
+use pairs::{Pair, Peers};
+use users::PairUsers;
+
+/// What `Welcome` allows.
+pub(crate) const IN_FLIGHT_MAX: u32 = 64;
+
+/// Two deliveries of 16 in flight fill one; what is longer comes in several.
+const BUFFERS: BufferShape = BufferShape { count: 4096, size_bytes: 2048 };
+
+/// How much is to be loaded, and by whom.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) pairs: Vec<PairUsers>,
+    pub(crate) in_flight: u32,
+    pub(crate) payload_bytes: usize,
+}
+
+/// See the [module](self).
+pub(crate) struct PairsLoad {
+    ring: Ring,
+    peers: Peers,
+}
+
+/// Times of what came in the measured parts of windows.
+#[derive(Default)]
+pub(crate) struct Latencies {
+    /// From send to delivery.
+    pub(crate) deliver: Times,
+    /// From send to `Sent`.
+    pub(crate) ack: Times,
+}
+
+impl PairsLoad {
+    /// Logs everybody in and makes their chats.
+    pub(crate) fn start(address: SocketAddr, minter: &Minter, plan: &Plan) -> anyhow::Result<PairsLoad> {
+        let users: Vec<String> = plan.pairs.iter().flat_map(|p| [p.sender.clone(), p.receiver.clone()]).collect();
+        let mut joined = log_in(address, minter, &users)?;
+        let mut senders: Vec<&mut Joined> = joined.iter_mut().step_by(2).collect();
+        let chats = login::make_chats(&mut senders, &plan.pairs)?;
+        let mut ring = Ring::new(joined.len() as u32, BUFFERS).context("make an io_uring")?;
+        let mut peers = Peers::new(plan, chats.into_iter().map(Pair::new).collect());
+        for (slot, joined) in joined.into_iter().enumerate() {
+            let (floor, inbox_seq) = (joined.floor, joined.inbox_seq);
+            let (socket, decoder) = joined.into_parts();
+            peers.join(decoder, floor, inbox_seq);
+            ring.adopt(slot as u32, socket).context("hand a socket to io_uring")?;
+        }
+        Ok(PairsLoad { ring, peers })
+    }
+
+    /// Takes what was recorded since the last call.
+    pub(crate) fn take_latencies(&mut self) -> Latencies {
+        std::mem::take(&mut self.peers.latencies)
+    }
+
+    /// What is broken so far. Call it when nothing is outstanding, or nothing will come any more.
+    pub(crate) fn faults(&self) -> Faults {
+        self.peers.faults()
+    }
+
+    /// Sends that were refused for the moment and sent again.
+    pub(crate) fn refused(&self) -> u64 {
+        self.peers.refused
+    }
+
+    /// Hands the ring what is to be sent: one send a connection and turn, acknowledgements last.
+    fn flush(&mut self) {
+        while let Some(slot) = self.peers.next_dirty() {
+            if let Some(bytes) = self.peers.take_output(slot) {
+                self.ring.send(slot, bytes);
+            }
+        }
+    }
+}
+
+impl Load for PairsLoad {
+    fn turn(&mut self) -> anyhow::Result<()> {
+        self.flush();
+        self.ring.turn(Duration::from_millis(5)).context("io_uring_enter")?;
+        while let Some(event) = self.ring.next() {
+            match event {
+                Event::Received { slot, filled } => {
+                    let result = self.peers.received(slot, self.ring.bytes(&filled));
+                    self.ring.give_back(filled);
+                    result?;
+                }
+                Event::Sent { slot, bytes } => self.peers.sent(slot, bytes),
+                Event::Ended { errno, .. } => {
+                    bail!("the server ended a connection: {}", std::io::Error::from_raw_os_error(errno));
+                }
+                Event::Accepted { .. } => {}
+            }
+        }
+        self.peers.send_again();
+        Ok(())
+    }
+
+    fn done(&self) -> u64 {
+        self.peers.done
+    }
+
+    fn resume(&mut self) {
+        self.peers.resume();
+    }
+
+    fn pause(&mut self) {
+        self.peers.sending = false;
+    }
+
+    fn outstanding(&self) -> u64 {
+        self.peers.outstanding()
+    }
+
+    fn measured(&mut self, on: bool) {
+        self.peers.recording = on;
+    }
+}

@@ -1,0 +1,207 @@
+//! What a run says, in JSON and in words. `bench/README.md` documents each field.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use serde::{Deserialize, Serialize};
+
+use crate::stats::Percentiles;
+
+/// The schema of [`Report`].
+pub(crate) const SCHEMA: &str = "whimbrel-bench/1";
+
+/// A field that the scenario does not measure is null.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Report {
+    pub(crate) schema: String,
+    pub(crate) scenario: String,
+    pub(crate) delivered: Option<u64>,
+    pub(crate) delivered_per_s: Option<f64>,
+    pub(crate) server_cpu_ns_per_delivered: Option<f64>,
+    pub(crate) floor_cpu_ns_per_delivered: Option<f64>,
+    pub(crate) ratio_to_floor: Option<f64>,
+    pub(crate) ratio_to_one_shard: Option<f64>,
+    pub(crate) latency_us: Option<Percentiles>,
+    pub(crate) ack_latency_us: Option<Percentiles>,
+    pub(crate) lost: Option<u64>,
+    pub(crate) duplicated: Option<u64>,
+    pub(crate) reordered: Option<u64>,
+    pub(crate) user_bytes_per_connection: Option<f64>,
+    pub(crate) kernel_bytes_per_connection: Option<f64>,
+    pub(crate) syscalls_per_delivered: Option<f64>,
+    pub(crate) disk_flush_us: Option<Percentiles>,
+    pub(crate) env: Environment,
+    pub(crate) detail: Detail,
+}
+
+/// On what it was measured.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Environment {
+    pub(crate) kernel: String,
+    pub(crate) cpu: String,
+    pub(crate) cores: usize,
+    pub(crate) commit: String,
+    /// The scenario, and the command lines of the servers.
+    pub(crate) settings: BTreeMap<String, serde_json::Value>,
+}
+
+/// What helps to judge the figures above; may change without a new schema.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Detail {
+    /// CPU for one echo of the floor's ring over that of glommio's `TcpStream`.
+    pub(crate) floor_echo_cpu_ns: Option<f64>,
+    pub(crate) glommio_echo_cpu_ns: Option<f64>,
+    /// CPU for each message, by round.
+    pub(crate) floor_rounds_ns: Vec<f64>,
+    pub(crate) server_rounds_ns: Vec<f64>,
+    /// Of the server that is compared: one shard in `lanes`, more pairs in `pairs100`.
+    pub(crate) compared_rounds_ns: Vec<f64>,
+    pub(crate) ratio_of_more_pairs: Option<f64>,
+    /// The floor on as many connections as more pairs have, and its ratio to the floor on few.
+    pub(crate) floor_of_more_rounds_ns: Vec<f64>,
+    pub(crate) floor_ratio_of_more_pairs: Option<f64>,
+    /// Cores kept busy, and the share of its core that the load kept busy, over the server's rounds.
+    pub(crate) server_busy: Option<f64>,
+    pub(crate) generator_busy: Option<f64>,
+    /// Share of the machine that others on the same hardware took.
+    pub(crate) steal_share: f64,
+    /// Share of the machine that other processes took.
+    pub(crate) others_share: f64,
+    /// Sends that were refused for the moment and sent again.
+    pub(crate) refused: u64,
+    /// CPU seconds of the server's threads that live, by name.
+    pub(crate) server_threads_cpu_s: BTreeMap<String, f64>,
+    pub(crate) syscalls_by_name: BTreeMap<String, u64>,
+}
+
+impl Report {
+    /// With nothing measured yet.
+    pub(crate) fn new(scenario: &str, env: Environment) -> Report {
+        Report {
+            schema: SCHEMA.to_owned(),
+            scenario: scenario.to_owned(),
+            delivered: None,
+            delivered_per_s: None,
+            server_cpu_ns_per_delivered: None,
+            floor_cpu_ns_per_delivered: None,
+            ratio_to_floor: None,
+            ratio_to_one_shard: None,
+            latency_us: None,
+            ack_latency_us: None,
+            lost: None,
+            duplicated: None,
+            reordered: None,
+            user_bytes_per_connection: None,
+            kernel_bytes_per_connection: None,
+            syscalls_per_delivered: None,
+            disk_flush_us: None,
+            env,
+            detail: Detail::default(),
+        }
+    }
+
+    /// For a person.
+    pub(crate) fn text(&self) -> String {
+        let mut out = format!("{} at {}\n", self.scenario, self.env.commit);
+        let mut line = |name: &str, value: Option<String>| {
+            if let Some(value) = value {
+                // Writing to a string does not fail.
+                let _ = writeln!(out, "  {name:<28} {value}");
+            }
+        };
+        let number = |value: Option<f64>, digits: usize| value.map(|v| format!("{v:.digits$}"));
+        let times = |p: Option<Percentiles>| {
+            p.map(|p| format!("p50 {:.0}  p99 {:.0}  p99.9 {:.0}  max {:.0}", p.p50, p.p99, p.p999, p.max))
+        };
+        line("delivered", self.delivered.map(|n| n.to_string()));
+        line("delivered per s", number(self.delivered_per_s, 0));
+        line("server CPU ns per delivered", number(self.server_cpu_ns_per_delivered, 0));
+        line("floor CPU ns per delivered", number(self.floor_cpu_ns_per_delivered, 0));
+        line("ratio to floor", number(self.ratio_to_floor, 3));
+        line("ratio to one shard", number(self.ratio_to_one_shard, 3));
+        line("ratio of more pairs", number(self.detail.ratio_of_more_pairs, 3));
+        line("ratio of more pairs, floor", number(self.detail.floor_ratio_of_more_pairs, 3));
+        line("latency µs", times(self.latency_us));
+        line("ack latency µs", times(self.ack_latency_us));
+        line("disk flush µs", times(self.disk_flush_us));
+        line("lost, duplicated, reordered", self.promises());
+        line("user bytes per connection", number(self.user_bytes_per_connection, 0));
+        line("kernel bytes per connection", number(self.kernel_bytes_per_connection, 0));
+        line("system calls per delivered", number(self.syscalls_per_delivered, 3));
+        out
+    }
+
+    fn promises(&self) -> Option<String> {
+        Some(format!("{}, {}, {}", self.lost?, self.duplicated?, self.reordered?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Programs read these: a change is a new schema.
+    #[test]
+    fn the_fields_of_the_schema() {
+        let report = Report::new("pairs", Environment::default());
+        let json = serde_json::to_value(&report).unwrap();
+        let fields: Vec<&str> = json.as_object().unwrap().keys().map(String::as_str).collect();
+        let mut expected = [
+            "schema",
+            "scenario",
+            "delivered",
+            "delivered_per_s",
+            "server_cpu_ns_per_delivered",
+            "floor_cpu_ns_per_delivered",
+            "ratio_to_floor",
+            "ratio_to_one_shard",
+            "latency_us",
+            "ack_latency_us",
+            "lost",
+            "duplicated",
+            "reordered",
+            "user_bytes_per_connection",
+            "kernel_bytes_per_connection",
+            "syscalls_per_delivered",
+            "disk_flush_us",
+            "env",
+            "detail",
+        ];
+        expected.sort_unstable();
+        let mut sorted = fields.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, expected);
+        assert_eq!(json["schema"], "whimbrel-bench/1");
+        let env: Vec<&str> = json["env"].as_object().unwrap().keys().map(String::as_str).collect();
+        assert!(["kernel", "cpu", "cores", "commit", "settings"].iter().all(|name| env.contains(name)));
+    }
+
+    #[test]
+    fn what_is_written_can_be_read() {
+        let mut report = Report::new("pairs", Environment::default());
+        report.latency_us = Some(Percentiles { p50: 1.0, p99: 2.0, p999: 3.0, max: 4.0 });
+        report.lost = Some(0);
+        let text = serde_json::to_string(&report).unwrap();
+        assert!(text.contains(r#""latency_us":{"p50":1.0,"p99":2.0,"p999":3.0,"max":4.0}"#), "{text}");
+        assert_eq!(serde_json::from_str::<Report>(&text).unwrap(), report);
+    }
+
+    #[test]
+    fn every_field_is_documented() {
+        let readme = include_str!("../README.md");
+        let report = serde_json::to_value(Report::new("pairs", Environment::default())).unwrap();
+        for part in [&report, &report["env"], &report["detail"]] {
+            for field in part.as_object().unwrap().keys() {
+                assert!(readme.contains(&format!("`{field}`")), "README.md does not name `{field}`");
+            }
+        }
+    }
+
+    #[test]
+    fn people_see_what_was_measured_only() {
+        let mut report = Report::new("idle", Environment::default());
+        report.user_bytes_per_connection = Some(812.4);
+        assert_eq!(report.text(), "idle at \n  user bytes per connection    812\n");
+    }
+}

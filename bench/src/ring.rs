@@ -1,0 +1,227 @@
+//! An io_uring for sockets: multishot accept and receive, provided buffers, SEND, direct descriptors. The floor's server, its
+//! load and the load generator all use it, each on one thread of its own.
+//!
+//! Invariant of the unsafe code here: bytes that the kernel may read belong to the ring ([`Ring::flights`]) from the
+//! submission of a send to its completion, or live for ever.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Duration;
+
+use io_uring::types::{Fd, Fixed, SubmitArgs, Timespec};
+use io_uring::{IoUring, cqueue, opcode, squeue};
+
+use crate::buffers::{Buffers, Filled, GROUP};
+
+const SUBMISSIONS: u32 = 4096;
+const COMPLETIONS: u32 = 32_768;
+
+/// What a ring tells.
+pub(crate) enum Event {
+    /// A socket was accepted into the slot, which receives from now on.
+    Accepted { slot: u32 },
+    /// Bytes came.
+    Received { slot: u32, filled: Filled },
+    /// Nothing will come any more: the end of the stream (0) or an error.
+    Ended { slot: u32, errno: i32 },
+    /// All bytes of a [`Ring::send`] were taken; here is their memory again.
+    Sent { slot: u32, bytes: Vec<u8> },
+}
+
+/// How many buffers, and of which size.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BufferShape {
+    /// A power of two.
+    pub(crate) count: u16,
+    pub(crate) size_bytes: u32,
+}
+
+const ACCEPT: u64 = 1 << 32;
+const RECEIVE: u64 = 2 << 32;
+const SEND: u64 = 3 << 32;
+
+/// See the [module](self).
+pub(crate) struct Ring {
+    // Before the memory that its requests may read, so that it is closed first.
+    uring: IoUring,
+    buffers: Buffers,
+    /// By slot: what is being sent there.
+    flights: Vec<Option<Vec<u8>>>,
+    listener: Option<OwnedFd>,
+    slots: u32,
+}
+
+impl Ring {
+    /// A ring with places for `slots` sockets, owned by the calling thread.
+    pub(crate) fn new(slots: u32, shape: BufferShape) -> io::Result<Ring> {
+        let uring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_taskrun_flag()
+            .setup_submit_all()
+            .setup_cqsize(COMPLETIONS)
+            .dontfork()
+            .build(SUBMISSIONS)?;
+        let submitter = uring.submitter();
+        submitter.register_files_sparse(slots)?;
+        let mut buffers = Buffers::new(shape.count, shape.size_bytes);
+        buffers.register(&submitter)?;
+        uring.submitter().register_ring_fd()?;
+        let flights = (0..slots).map(|_| None).collect();
+        Ok(Ring { uring, buffers, flights, listener: None, slots })
+    }
+
+    /// Places for sockets.
+    pub(crate) fn slots(&self) -> u32 {
+        self.slots
+    }
+
+    /// Accepts into free slots from now on.
+    pub(crate) fn listen(&mut self, listener: OwnedFd) {
+        self.listener = Some(listener);
+        self.accept();
+    }
+
+    /// Puts a connected socket into a slot and receives from it.
+    pub(crate) fn adopt(&mut self, slot: u32, socket: OwnedFd) -> io::Result<()> {
+        self.uring.submitter().register_files_update(slot, &[socket.as_raw_fd()])?;
+        self.receive(slot);
+        Ok(())
+    }
+
+    /// Sends all of `bytes`; answered by [`Event::Sent`]. One such send is in flight on a slot.
+    #[inline]
+    pub(crate) fn send(&mut self, slot: u32, bytes: Vec<u8>) {
+        let flight = &mut self.flights[slot as usize];
+        assert!(flight.is_none(), "one send in flight on a connection");
+        let bytes = flight.insert(bytes);
+        let entry = opcode::Send::new(Fixed(slot), bytes.as_ptr(), bytes.len() as u32)
+            .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL)
+            .build();
+        self.push(entry.user_data(SEND | u64::from(slot)));
+    }
+
+    /// Sends bytes that live for ever. Only a failure is told, as the connection's end.
+    #[inline]
+    pub(crate) fn send_static(&mut self, slot: u32, bytes: &'static [u8]) {
+        let entry = opcode::Send::new(Fixed(slot), bytes.as_ptr(), bytes.len() as u32)
+            .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL)
+            .build()
+            .flags(squeue::Flags::SKIP_SUCCESS);
+        self.push(entry.user_data(SEND | u64::from(slot)));
+    }
+
+    /// Submits what was asked for and waits for something to tell, at most for `wait`.
+    #[inline]
+    pub(crate) fn turn(&mut self, wait: Duration) -> io::Result<()> {
+        self.buffers.publish();
+        let want = usize::from(self.uring.completion().is_empty());
+        let time = Timespec::from(wait);
+        match self.uring.submitter().submit_with_args(want, &SubmitArgs::new().timespec(&time)) {
+            Ok(_) => Ok(()),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The next thing to tell. What is multishot goes on by itself.
+    #[inline]
+    pub(crate) fn next(&mut self) -> Option<Event> {
+        loop {
+            let entry = self.uring.completion().next()?;
+            if let Some(event) = self.read(entry.user_data(), entry.result(), entry.flags()) {
+                return Some(event);
+            }
+        }
+    }
+
+    /// The bytes of an [`Event::Received`].
+    #[inline]
+    pub(crate) fn bytes(&self, filled: &Filled) -> &[u8] {
+        self.buffers.bytes(filled)
+    }
+
+    /// Lets the kernel receive into the buffer again.
+    #[inline]
+    pub(crate) fn give_back(&mut self, filled: Filled) {
+        self.buffers.give_back(filled);
+    }
+
+    #[inline]
+    fn read(&mut self, user_data: u64, result: i32, flags: u32) -> Option<Event> {
+        let slot = user_data as u32;
+        match user_data & !u64::from(u32::MAX) {
+            RECEIVE => match (result, cqueue::buffer_select(flags)) {
+                (1.., Some(id)) => {
+                    if !cqueue::more(flags) {
+                        self.receive(slot);
+                    }
+                    Some(Event::Received { slot, filled: self.buffers.filled(id, result as u32) })
+                }
+                (_, id) => {
+                    if let Some(id) = id {
+                        let unused = self.buffers.filled(id, 0);
+                        self.buffers.give_back(unused);
+                    }
+                    // All buffers are filled and wait in the completion queue: they come back in this turn.
+                    if result == -libc::ENOBUFS {
+                        self.receive(slot);
+                        return None;
+                    }
+                    Some(Event::Ended { slot, errno: -result.min(0) })
+                }
+            },
+            SEND => match self.flights[slot as usize].take() {
+                Some(bytes) if result as usize == bytes.len() => Some(Event::Sent { slot, bytes }),
+                _ => Some(Event::Ended { slot, errno: if result < 0 { -result } else { libc::EPIPE } }),
+            },
+            _ => {
+                if !cqueue::more(flags) {
+                    self.accept();
+                }
+                let slot = u32::try_from(result).ok()?;
+                self.receive(slot);
+                Some(Event::Accepted { slot })
+            }
+        }
+    }
+
+    fn accept(&mut self) {
+        if let Some(listener) = &self.listener {
+            let entry = opcode::AcceptMulti::new(Fd(listener.as_raw_fd())).allocate_file_index(true).build();
+            self.push(entry.user_data(ACCEPT));
+        }
+    }
+
+    #[inline]
+    fn receive(&mut self, slot: u32) {
+        let entry = opcode::RecvMulti::new(Fixed(slot), GROUP).build();
+        self.push(entry.user_data(RECEIVE | u64::from(slot)));
+    }
+
+    #[inline]
+    fn push(&mut self, entry: squeue::Entry) {
+        loop {
+            // SAFETY: what an entry points to is in `flights` until its completion or lives for ever, as the head of this file
+            // says; the listener's descriptor is held by the ring.
+            if unsafe { self.uring.submission().push(&entry) }.is_ok() {
+                return;
+            }
+            // The queue is full. Completions are not asked for, so that none is lost; a failure shows at the next turn.
+            let pending = self.uring.submission().len() as u32;
+            // SAFETY: no argument is passed, and the entries are good, as above.
+            let _ = unsafe { self.uring.submitter().enter::<libc::sigset_t>(pending, 0, 0, None) };
+        }
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        // The kernel ends a closed ring in its own time and may read these until then: they are better leaked.
+        for bytes in self.flights.drain(..).flatten() {
+            bytes.leak();
+        }
+    }
+}

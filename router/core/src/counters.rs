@@ -1,0 +1,65 @@
+//! What a shard counts. Plain numbers; whoever reads them copies them between turns.
+
+use whimbrel_wire::Code;
+
+/// Counts since the start of the shard.
+#[derive(Clone, Debug)]
+pub struct Counters {
+    /// Refusals by reason, in the order of [`Code::ALL`].
+    pub refused: Vec<u64>,
+    /// Messages stored, first time.
+    pub stored: u64,
+    /// Sends that were stored before.
+    pub repeated: u64,
+    /// `Deliver` frames sent.
+    pub delivered: u64,
+    /// Deliveries acknowledged and committed.
+    pub acknowledged: u64,
+    /// Logins.
+    pub logins: u64,
+    /// Hellos whose floor was above the inbox's head: this node has lost what the device had.
+    pub inbox_lost: u64,
+    /// Items dropped since a lane's backlog was full.
+    pub lane_dropped: u64,
+    /// Answers whose connection was gone.
+    pub answers_unclaimed: u64,
+    /// Raft entries applied.
+    pub entries: u64,
+    /// Commands applied.
+    pub commands: u64,
+    /// Log writes asked for.
+    pub writes: u64,
+    /// Fan-out records sent again.
+    pub resent: u64,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Counters {
+            refused: vec![0; Code::ALL.len()],
+            stored: 0,
+            repeated: 0,
+            delivered: 0,
+            acknowledged: 0,
+            logins: 0,
+            inbox_lost: 0,
+            lane_dropped: 0,
+            answers_unclaimed: 0,
+            entries: 0,
+            commands: 0,
+            writes: 0,
+            resent: 0,
+        }
+    }
+}
+
+impl Counters {
+    pub(crate) fn refuse(&mut self, code: Code) {
+        self.refused[code.index()] += 1;
+    }
+
+    /// Refusals for one reason.
+    pub fn refused_for(&self, code: Code) -> u64 {
+        self.refused[code.index()]
+    }
+}

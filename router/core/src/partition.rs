@@ -1,0 +1,237 @@
+//! What a partition holds: chats, and users with their devices' inboxes. This part is the same on every replica: it
+//! changes at apply only, from the state and the entry alone. What only a leader knows is marked as soft.
+
+use std::collections::{HashMap, VecDeque};
+
+use ahash::RandomState;
+use whimbrel_storage::Location;
+
+use crate::ids::{ChatId, ChatSeq, ClientSeq, ConnId, DeviceId, InboxId, InboxSeq, PartitionId, UserId};
+use crate::limits;
+
+/// A chat's sequence, its members and what is on its way to them.
+#[derive(Debug)]
+pub(crate) struct Chat {
+    pub(crate) id: ChatId,
+    pub(crate) group: bool,
+    pub(crate) title: String,
+    /// Sorted.
+    pub(crate) members: Vec<UserId>,
+    pub(crate) made_ms: u64,
+    pub(crate) last_seq: ChatSeq,
+    pub(crate) senders: Vec<Sender>,
+    pub(crate) targets: Vec<Target>,
+    /// Places that some target has not confirmed, ascending and dense up to `last_seq`.
+    pub(crate) outbox: VecDeque<Location>,
+}
+
+/// A device that has sent to a chat: what P3 needs to know a resent message again, for ever.
+#[derive(Debug)]
+pub(crate) struct Sender {
+    pub(crate) user: UserId,
+    pub(crate) device: DeviceId,
+    /// The highest `client_seq` stored.
+    pub(crate) watermark: ClientSeq,
+    /// The last [`limits::ANSWERS_KEPT`], ascending.
+    pub(crate) answers: VecDeque<Answered>,
+}
+
+/// The answer to a send, kept to be repeated.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Answered {
+    pub(crate) client_seq: ClientSeq,
+    pub(crate) chat_seq: ChatSeq,
+    pub(crate) time_ms: u64,
+    pub(crate) mark: PayloadMark,
+}
+
+/// Tells a resent payload from another one under the same number: length and CRC-32C. The one who could forge it would
+/// fool only the own device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PayloadMark(u64);
+
+impl PayloadMark {
+    pub(crate) fn of(payload: &[u8]) -> PayloadMark {
+        PayloadMark((payload.len() as u64) << 32 | u64::from(crc32c::crc32c(payload)))
+    }
+}
+
+/// A partition that has members of a chat. While membership does not change every place goes to every target.
+#[derive(Debug)]
+pub(crate) struct Target {
+    pub(crate) partition: PartitionId,
+    /// Applied there, by what is committed here.
+    pub(crate) confirmed: ChatSeq,
+    /// Soft: applied there, by what it said. At least `confirmed`.
+    pub(crate) heard: ChatSeq,
+    /// Soft: on its way. At least `heard`.
+    pub(crate) sent: ChatSeq,
+    /// Soft: when `heard` last rose or sending began, on the monotone clock.
+    pub(crate) progress_us: u64,
+    /// Soft: in the queue of those to be sent again.
+    pub(crate) watched: bool,
+    /// Soft: in the queue of those that wait for a lane.
+    pub(crate) blocked: bool,
+    /// Soft: in the list of what to confirm next.
+    pub(crate) dirty: bool,
+}
+
+/// One device's inbox: what it has not acknowledged.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    pub(crate) user: UserId,
+    pub(crate) device: DeviceId,
+    pub(crate) token_epoch: u32,
+    /// All up to here is acknowledged, committed.
+    pub(crate) floor: InboxSeq,
+    /// Commands of fan-out entries; the first has place `floor + 1`.
+    pub(crate) waiting: VecDeque<Location>,
+    /// Soft: acknowledged, received. At least `floor`.
+    pub(crate) acked: InboxSeq,
+    /// Soft: `acked` waits to be proposed.
+    pub(crate) ack_dirty: bool,
+    /// Soft: the newest connection of the device.
+    pub(crate) attached: Option<ConnId>,
+    /// Soft: how often the device attached since the start.
+    pub(crate) generation: u64,
+}
+
+impl Inbox {
+    /// The newest place.
+    pub(crate) fn head(&self) -> InboxSeq {
+        InboxSeq(self.floor.0 + self.waiting.len() as u64)
+    }
+
+    /// Where the command of a place above the floor is.
+    pub(crate) fn location(&self, place: InboxSeq) -> Option<Location> {
+        let index = place.0.checked_sub(self.floor.0 + 1)?;
+        self.waiting.get(usize::try_from(index).ok()?).copied()
+    }
+}
+
+/// A chat as a partition of members knows it.
+#[derive(Debug)]
+pub(crate) struct LocalChat {
+    /// Fan-out records are applied up to here.
+    pub(crate) applied: ChatSeq,
+    /// Soft: proposed up to here. At least `applied`.
+    pub(crate) proposed: ChatSeq,
+    /// The chat's members that live in this partition.
+    pub(crate) members: Vec<UserId>,
+}
+
+/// The replicated state of one partition.
+#[derive(Debug)]
+pub(crate) struct PartitionState {
+    pub(crate) chats: Vec<Chat>,
+    chat_index: HashMap<ChatId, u32, RandomState>,
+    pub(crate) inboxes: Vec<Inbox>,
+    users: HashMap<UserId, Vec<InboxId>, RandomState>,
+    pub(crate) locals: HashMap<ChatId, LocalChat, RandomState>,
+}
+
+impl PartitionState {
+    pub(crate) fn new(hash: RandomState) -> PartitionState {
+        PartitionState {
+            chats: Vec::new(),
+            chat_index: HashMap::with_hasher(hash.clone()),
+            inboxes: Vec::new(),
+            users: HashMap::with_hasher(hash.clone()),
+            locals: HashMap::with_hasher(hash),
+        }
+    }
+
+    pub(crate) fn chat_index(&self, chat: ChatId) -> Option<usize> {
+        self.chat_index.get(&chat).map(|index| *index as usize)
+    }
+
+    pub(crate) fn add_chat(&mut self, chat: Chat) -> usize {
+        let index = self.chats.len();
+        self.chat_index.insert(chat.id, index as u32);
+        self.chats.push(chat);
+        index
+    }
+
+    /// The inboxes of a user's devices, in the order in which they were registered.
+    pub(crate) fn inboxes_of(&self, user: &UserId) -> &[InboxId] {
+        self.users.get(user).map_or(&[], Vec::as_slice)
+    }
+
+    pub(crate) fn inbox_of(&self, user: &UserId, device: DeviceId) -> Option<InboxId> {
+        self.inboxes_of(user).iter().copied().find(|id| self.inboxes[id.0 as usize].device == device)
+    }
+
+    pub(crate) fn add_inbox(&mut self, user: UserId, device: DeviceId, token_epoch: u32) -> InboxId {
+        let id = InboxId(self.inboxes.len() as u32);
+        self.users.entry(user).or_insert_with(|| Vec::with_capacity(1)).push(id);
+        self.inboxes.push(Inbox {
+            user,
+            device,
+            token_epoch,
+            floor: InboxSeq(0),
+            waiting: VecDeque::new(),
+            acked: InboxSeq(0),
+            ack_dirty: false,
+            attached: None,
+            generation: 0,
+        });
+        id
+    }
+}
+
+impl Chat {
+    pub(crate) fn is_member(&self, user: &UserId) -> bool {
+        self.members.binary_search(user).is_ok()
+    }
+
+    /// The last place that is confirmed by all targets and no longer kept.
+    pub(crate) fn outbox_floor(&self) -> ChatSeq {
+        ChatSeq(self.last_seq.0 - self.outbox.len() as u64)
+    }
+
+    pub(crate) fn outbox_location(&self, place: ChatSeq) -> Option<Location> {
+        let index = place.0.checked_sub(self.outbox_floor().0 + 1)?;
+        self.outbox.get(usize::try_from(index).ok()?).copied()
+    }
+
+    /// Places that some target has not been heard to have applied.
+    pub(crate) fn unconfirmed(&self) -> u64 {
+        let heard = self.targets.iter().map(|target| target.heard).min().unwrap_or(self.last_seq);
+        self.last_seq.0 - heard.0
+    }
+
+    pub(crate) fn sender(&self, user: &UserId, device: DeviceId) -> Option<&Sender> {
+        self.senders.iter().find(|sender| sender.device == device && sender.user == *user)
+    }
+
+    pub(crate) fn sender_mut(&mut self, user: &UserId, device: DeviceId) -> &mut Sender {
+        let found = self.senders.iter().position(|sender| sender.device == device && sender.user == *user);
+        let index = found.unwrap_or_else(|| {
+            let answers = VecDeque::new();
+            self.senders.push(Sender { user: *user, device, watermark: ClientSeq(0), answers });
+            self.senders.len() - 1
+        });
+        &mut self.senders[index]
+    }
+}
+
+impl Sender {
+    pub(crate) fn remember(&mut self, answered: Answered) {
+        if self.answers.len() == limits::ANSWERS_KEPT {
+            self.answers.pop_front();
+        }
+        self.answers.push_back(answered);
+        self.watermark = answered.client_seq;
+    }
+
+    /// The answer that was given to this number, and whether older ones were forgotten.
+    pub(crate) fn answered(&self, client_seq: ClientSeq) -> Option<Answered> {
+        let index = self.answers.binary_search_by_key(&client_seq, |answered| answered.client_seq).ok()?;
+        Some(self.answers[index])
+    }
+
+    /// Whether this number is older than all answers kept, of which the oldest ones were let go.
+    pub(crate) fn is_forgotten(&self, client_seq: ClientSeq) -> bool {
+        self.answers.len() == limits::ANSWERS_KEPT && self.answers.front().is_some_and(|a| client_seq < a.client_seq)
+    }
+}

@@ -1,0 +1,274 @@
+//! Replication: commands are gathered into entries of their partition's Raft group, entries into the log, and what is
+//! committed goes back up as applied. A lone node is a group of one through the same code.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use raft::prelude::{Entry, Message, MessageType};
+use raft::{Config, RawNode, StateRole};
+use whimbrel_storage::{Mark, RecordHeader, RecordKind};
+use whimbrel_wire::EntryWriter;
+
+use crate::ids::ConnId;
+use crate::io::{Effect, Effects};
+use crate::lane::Asker;
+use crate::partition::PartitionState;
+use crate::shard::Shard;
+use crate::store::{LogStore, Stored};
+
+/// This node's id in its groups.
+pub(crate) const SELF: u64 = 1;
+
+/// Commands gathered for one partition are closed into an entry at this size, so that with the largest command it still
+/// fits a batch of the log.
+pub(crate) const ENTRY_CLOSE_BYTES: usize = 128 * 1024;
+
+/// While a write is in flight commands gather until all partitions together have this many bytes.
+pub(crate) const GATHER_BYTES: usize = 256 * 1024;
+
+/// Who waits for a command to be applied.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Origin {
+    Nobody,
+    Login(ConnId),
+    Ask(Asker),
+}
+
+/// An entry that was proposed here and is not applied yet.
+#[derive(Debug)]
+struct Proposed {
+    index: u64,
+    term: u64,
+    origins: Vec<Origin>,
+}
+
+/// One partition: its group, its state, and what is gathered for it.
+pub(crate) struct Partition {
+    pub(crate) state: PartitionState,
+    pub(crate) group: RawNode<LogStore>,
+    pub(crate) gather: EntryWriter,
+    pub(crate) origins: Vec<Origin>,
+    closed: VecDeque<(EntryWriter, Vec<Origin>)>,
+    proposed: VecDeque<Proposed>,
+    /// Applied the first entry of the own term: only then does a leader serve.
+    pub(crate) serving: bool,
+    /// In the shard's list of groups to look at.
+    dirty: bool,
+    /// Devices being registered: proposed, not applied.
+    pub(crate) wall_ms: u64,
+    pub(crate) acks: Vec<crate::ids::InboxId>,
+}
+
+impl Partition {
+    pub(crate) fn new(state: PartitionState, store: LogStore, election_ticks: usize) -> raft::Result<Partition> {
+        let config = Config {
+            id: SELF,
+            election_tick: 10,
+            heartbeat_tick: 3,
+            max_size_per_msg: 1 << 20,
+            max_inflight_msgs: 256,
+            check_quorum: true,
+            pre_vote: true,
+            // Above what the staging ring can hold, so that the ring's own bound is the one that is met.
+            max_uncommitted_size: 64 << 20,
+            max_committed_size_per_ready: 1 << 20,
+            ..Config::default()
+        };
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let mut group = RawNode::new(&config, store, &logger)?;
+        group.raft.set_randomized_election_timeout(10 + election_ticks % 10);
+        group.campaign()?;
+        Ok(Partition {
+            state,
+            group,
+            gather: EntryWriter::default(),
+            origins: Vec::new(),
+            closed: VecDeque::new(),
+            proposed: VecDeque::new(),
+            serving: false,
+            dirty: false,
+            wall_ms: 0,
+            acks: Vec::new(),
+        })
+    }
+}
+
+impl Shard {
+    /// Called after a command was added to a partition's gather, with the bytes that it had before.
+    pub(crate) fn gathered(&mut self, p: usize, origin: Origin, before: usize) {
+        let partition = &mut self.partitions[p];
+        partition.origins.push(origin);
+        self.gathered_bytes += partition.gather.len_bytes() - before;
+        if partition.gather.len_bytes() >= ENTRY_CLOSE_BYTES {
+            let gather = std::mem::take(&mut partition.gather);
+            partition.closed.push_back((gather, std::mem::take(&mut partition.origins)));
+        }
+        self.mark_dirty(p);
+    }
+
+    pub(crate) fn mark_dirty(&mut self, p: usize) {
+        if !self.partitions[p].dirty {
+            self.partitions[p].dirty = true;
+            self.dirty.push(p);
+        }
+    }
+
+    /// Proposes what is gathered, moves entries into the log, applies what is committed, and asks for the log write.
+    pub(crate) fn replicate(&mut self, fx: &mut Effects) {
+        // One round appends, a second applies what that made committed; then nothing is left but what waits for the disk.
+        while !self.dirty.is_empty() {
+            let propose = !self.log.is_writing() || self.gathered_bytes >= GATHER_BYTES;
+            let mut dirty = std::mem::take(&mut self.dirty);
+            for &p in &dirty {
+                self.partitions[p].dirty = false;
+                if propose {
+                    self.propose(p);
+                }
+                self.drive(fx, p);
+                let partition = &self.partitions[p];
+                if !partition.gather.is_empty() || !partition.closed.is_empty() {
+                    self.waiting_to_propose.push(p);
+                }
+            }
+            dirty.clear();
+            if self.dirty.is_empty() {
+                self.dirty = dirty;
+            }
+        }
+        for p in std::mem::take(&mut self.waiting_to_propose) {
+            self.mark_dirty(p);
+        }
+        self.write_log(fx);
+    }
+
+    fn propose(&mut self, p: usize) {
+        let now_ms = self.now.wall_ms;
+        let partition = &mut self.partitions[p];
+        if partition.group.raft.state != StateRole::Leader {
+            return;
+        }
+        if !partition.gather.is_empty() {
+            let gather = std::mem::take(&mut partition.gather);
+            partition.closed.push_back((gather, std::mem::take(&mut partition.origins)));
+        }
+        while let Some((writer, _)) = partition.closed.front() {
+            if !self.log.has_room(writer.len_bytes()) {
+                return;
+            }
+            let Some((mut writer, origins)) = partition.closed.pop_front() else { return };
+            self.gathered_bytes -= writer.len_bytes();
+            // Time within a partition never goes back, whatever the machine's clock does.
+            partition.wall_ms = partition.wall_ms.max(now_ms);
+            let entry = Entry { data: Bytes::from(writer.take(partition.wall_ms)), ..Entry::default() };
+            let message = Message {
+                msg_type: MessageType::MsgPropose,
+                from: SELF,
+                entries: vec![entry].into(),
+                ..Message::default()
+            };
+            partition.group.step(message).expect("a leader whose uncommitted bytes the staging ring bounds takes proposals");
+            let index = partition.group.raft.raft_log.last_index();
+            partition.proposed.push_back(Proposed { index, term: partition.group.raft.term, origins });
+        }
+    }
+
+    /// Carries out what the group's engine has ready, until there is no more.
+    fn drive(&mut self, fx: &mut Effects, p: usize) {
+        while self.partitions[p].group.has_ready() {
+            if !self.log.has_room(0) {
+                self.waiting_to_propose.push(p);
+                return;
+            }
+            let mut ready = self.partitions[p].group.ready();
+            debug_assert!(ready.messages().is_empty() && ready.persisted_messages().is_empty(), "a group of one");
+            let committed = ready.take_committed_entries();
+            self.append(p, ready.take_entries(), ready.hs().cloned());
+            let number = ready.number();
+            self.partitions[p].group.advance_append_async(ready);
+            self.persisting.push_back(Persisting { mark: self.log.appended(), partition: p, number });
+            for entry in committed {
+                self.apply_entry(fx, p, &entry);
+            }
+            self.persisted();
+        }
+    }
+
+    fn append(&mut self, p: usize, entries: Vec<Entry>, hard_state: Option<raft::prelude::HardState>) {
+        let store = self.partitions[p].group.mut_store();
+        let partition = self.config.partition_at(p).0;
+        if let Some(hard_state) = hard_state {
+            let old = store.hard_state();
+            // A commit index alone is not worth a record: it is found again from what is on the disk.
+            if (old.term, old.vote) != (hard_state.term, hard_state.vote) {
+                let header = RecordHeader { kind: RecordKind::HardState, partition, term: hard_state.term, index: 0 };
+                let mut bytes = [0; 16];
+                bytes[..8].copy_from_slice(&hard_state.vote.to_le_bytes());
+                bytes[8..].copy_from_slice(&hard_state.commit.to_le_bytes());
+                self.log.append(&header, &bytes).expect("drive and propose saw room");
+            }
+            store.set_hard_state(hard_state);
+        }
+        for entry in entries {
+            let header =
+                RecordHeader { kind: RecordKind::Entry, partition, term: entry.term, index: entry.index };
+            let location = self.log.append(&header, &entry.data).expect("drive and propose saw room");
+            store.append(entry.index, Stored { term: entry.term, data: entry.data, location });
+        }
+    }
+
+    /// Tells the engines which of their entries are on stable storage.
+    pub(crate) fn persisted(&mut self) {
+        let durable = self.log.durable();
+        while self.persisting.front().is_some_and(|front| front.mark <= durable) {
+            let Some(done) = self.persisting.pop_front() else { return };
+            self.partitions[done.partition].group.on_persist_ready(done.number);
+            self.mark_dirty(done.partition);
+        }
+    }
+
+    fn apply_entry(&mut self, fx: &mut Effects, p: usize, entry: &Entry) {
+        self.counters.entries += 1;
+        let partition = &mut self.partitions[p];
+        let raft = &partition.group.raft;
+        let leads = raft.state == StateRole::Leader;
+        let term = raft.term;
+        let mut origins = Vec::new();
+        if let Some(front) = partition.proposed.front()
+            && front.index == entry.index
+            && let Some(proposed) = partition.proposed.pop_front()
+            && proposed.term == entry.term
+        {
+            origins = proposed.origins;
+        }
+        if !entry.data.is_empty() {
+            let location = partition.group.store().location(entry.index);
+            self.apply_commands(fx, p, &entry.data, location, &origins);
+        }
+        let partition = &mut self.partitions[p];
+        partition.group.advance_apply_to(entry.index);
+        partition.group.mut_store().forget_through(entry.index);
+        if leads && !partition.serving && entry.term == term {
+            partition.serving = true;
+            self.begin_serving(fx, p);
+        }
+    }
+
+    /// Asks for a segment where one is wanted, and for the next write where none is in flight.
+    fn write_log(&mut self, fx: &mut Effects) {
+        while let Some(segment) = self.log.segment_wanted() {
+            fx.list.push(Effect::PrepareSegment(segment));
+        }
+        if let Some(write) = self.log.next_write() {
+            self.counters.writes += 1;
+            fx.list.push(Effect::WriteLog(write));
+        }
+    }
+}
+
+/// A ready of a group whose records are appended up to a mark.
+#[derive(Debug)]
+pub(crate) struct Persisting {
+    mark: Mark,
+    partition: usize,
+    number: u64,
+}

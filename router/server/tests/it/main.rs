@@ -1,0 +1,12 @@
+//! The program from outside: what it prints, what it does with files, processes and sockets. One binary, so that it is
+//! linked once.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
+mod clients;
+mod common;
+mod demo;
+mod golden;
+mod hostile;
+mod raw;
+mod serve;
