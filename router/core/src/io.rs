@@ -227,4 +227,14 @@ impl ShardConfig {
     pub fn shard_of(&self, partition: PartitionId) -> ShardId {
         ShardId(partition.0 % self.shards)
     }
+
+    /// The partition at a rank among those of this shard.
+    pub(crate) fn partition_at(&self, rank: usize) -> PartitionId {
+        PartitionId(self.shard.0 + rank as u16 * self.shards)
+    }
+
+    /// The rank of a partition among those of its shard.
+    pub(crate) fn rank_of(&self, partition: PartitionId) -> usize {
+        usize::from(partition.0 / self.shards)
+    }
 }

@@ -22,7 +22,14 @@ pub(crate) struct Chat {
     pub(crate) senders: Vec<Sender>,
     pub(crate) targets: Vec<Target>,
     /// Places that some target has not confirmed, ascending and dense up to `last_seq`.
-    pub(crate) outbox: VecDeque<Location>,
+    pub(crate) outbox: VecDeque<OutboxPlace>,
+}
+
+/// A place of a chat: its command in the log, and when it was stored.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OutboxPlace {
+    pub(crate) command: Location,
+    pub(crate) time_ms: u64,
 }
 
 /// A device that has sent to a chat: what P3 needs to know a resent message again, for ever.
@@ -79,7 +86,6 @@ pub(crate) struct Target {
 /// One device's inbox: what it has not acknowledged.
 #[derive(Debug)]
 pub(crate) struct Inbox {
-    pub(crate) user: UserId,
     pub(crate) device: DeviceId,
     pub(crate) token_epoch: u32,
     /// All up to here is acknowledged, committed.
@@ -127,7 +133,7 @@ pub(crate) struct PartitionState {
     chat_index: HashMap<ChatId, u32, RandomState>,
     pub(crate) inboxes: Vec<Inbox>,
     users: HashMap<UserId, Vec<InboxId>, RandomState>,
-    pub(crate) locals: HashMap<ChatId, LocalChat, RandomState>,
+    locals: HashMap<ChatId, LocalChat, RandomState>,
 }
 
 impl PartitionState {
@@ -152,6 +158,20 @@ impl PartitionState {
         index
     }
 
+    /// A chat as this partition of members knows it; one it has not heard of is empty.
+    pub(crate) fn local(&mut self, chat: ChatId) -> &mut LocalChat {
+        self.locals.entry(chat).or_insert_with(|| LocalChat {
+            applied: ChatSeq(0),
+            proposed: ChatSeq(0),
+            members: Vec::new(),
+        })
+    }
+
+    /// Up to where a chat's fan-out records are applied and proposed.
+    pub(crate) fn local_marks(&self, chat: ChatId) -> (ChatSeq, ChatSeq) {
+        self.locals.get(&chat).map_or((ChatSeq(0), ChatSeq(0)), |local| (local.applied, local.proposed))
+    }
+
     /// The inboxes of a user's devices, in the order in which they were registered.
     pub(crate) fn inboxes_of(&self, user: &UserId) -> &[InboxId] {
         self.users.get(user).map_or(&[], Vec::as_slice)
@@ -165,7 +185,6 @@ impl PartitionState {
         let id = InboxId(self.inboxes.len() as u32);
         self.users.entry(user).or_insert_with(|| Vec::with_capacity(1)).push(id);
         self.inboxes.push(Inbox {
-            user,
             device,
             token_epoch,
             floor: InboxSeq(0),
@@ -179,6 +198,21 @@ impl PartitionState {
     }
 }
 
+impl Target {
+    pub(crate) fn new(partition: PartitionId) -> Target {
+        Target {
+            partition,
+            confirmed: ChatSeq(0),
+            heard: ChatSeq(0),
+            sent: ChatSeq(0),
+            progress_us: 0,
+            watched: false,
+            blocked: false,
+            dirty: false,
+        }
+    }
+}
+
 impl Chat {
     pub(crate) fn is_member(&self, user: &UserId) -> bool {
         self.members.binary_search(user).is_ok()
@@ -189,7 +223,7 @@ impl Chat {
         ChatSeq(self.last_seq.0 - self.outbox.len() as u64)
     }
 
-    pub(crate) fn outbox_location(&self, place: ChatSeq) -> Option<Location> {
+    pub(crate) fn outbox_place(&self, place: ChatSeq) -> Option<OutboxPlace> {
         let index = place.0.checked_sub(self.outbox_floor().0 + 1)?;
         self.outbox.get(usize::try_from(index).ok()?).copied()
     }

@@ -9,7 +9,7 @@ use raft::{Config, RawNode, StateRole};
 use whimbrel_storage::{Mark, RecordHeader, RecordKind};
 use whimbrel_wire::EntryWriter;
 
-use crate::ids::ConnId;
+use crate::ids::{ConnId, InboxId};
 use crate::io::{Effect, Effects};
 use crate::lane::Asker;
 use crate::partition::PartitionState;
@@ -54,9 +54,10 @@ pub(crate) struct Partition {
     pub(crate) serving: bool,
     /// In the shard's list of groups to look at.
     dirty: bool,
-    /// Devices being registered: proposed, not applied.
+    /// The newest time that an entry was stamped with.
     pub(crate) wall_ms: u64,
-    pub(crate) acks: Vec<crate::ids::InboxId>,
+    /// Inboxes whose acknowledgements wait to be proposed.
+    pub(crate) acks: Vec<InboxId>,
 }
 
 impl Partition {
@@ -99,7 +100,7 @@ impl Shard {
         let partition = &mut self.partitions[p];
         partition.origins.push(origin);
         self.gathered_bytes += partition.gather.len_bytes() - before;
-        if partition.gather.len_bytes() >= ENTRY_CLOSE_BYTES {
+        if partition.gather.len_bytes() >= self.entry_close_bytes {
             let gather = std::mem::take(&mut partition.gather);
             partition.closed.push_back((gather, std::mem::take(&mut partition.origins)));
         }
@@ -121,10 +122,10 @@ impl Shard {
             let mut dirty = std::mem::take(&mut self.dirty);
             for &p in &dirty {
                 self.partitions[p].dirty = false;
-                if propose {
-                    self.propose(p);
-                }
                 self.drive(fx, p);
+                if propose {
+                    self.propose(fx, p);
+                }
                 let partition = &self.partitions[p];
                 if !partition.gather.is_empty() || !partition.closed.is_empty() {
                     self.waiting_to_propose.push(p);
@@ -141,8 +142,8 @@ impl Shard {
         self.write_log(fx);
     }
 
-    fn propose(&mut self, p: usize) {
-        let now_ms = self.now.wall_ms;
+    /// Proposes what is gathered for a partition, as far as the staging ring has room, and appends each entry at once.
+    fn propose(&mut self, fx: &mut Effects, p: usize) {
         let partition = &mut self.partitions[p];
         if partition.group.raft.state != StateRole::Leader {
             return;
@@ -151,25 +152,35 @@ impl Shard {
             let gather = std::mem::take(&mut partition.gather);
             partition.closed.push_back((gather, std::mem::take(&mut partition.origins)));
         }
-        while let Some((writer, _)) = partition.closed.front() {
-            if !self.log.has_room(writer.len_bytes()) {
-                return;
-            }
-            let Some((mut writer, origins)) = partition.closed.pop_front() else { return };
-            self.gathered_bytes -= writer.len_bytes();
-            // Time within a partition never goes back, whatever the machine's clock does.
-            partition.wall_ms = partition.wall_ms.max(now_ms);
-            let entry = Entry { data: Bytes::from(writer.take(partition.wall_ms)), ..Entry::default() };
-            let message = Message {
-                msg_type: MessageType::MsgPropose,
-                from: SELF,
-                entries: vec![entry].into(),
-                ..Message::default()
-            };
-            partition.group.step(message).expect("a leader whose uncommitted bytes the staging ring bounds takes proposals");
-            let index = partition.group.raft.raft_log.last_index();
-            partition.proposed.push_back(Proposed { index, term: partition.group.raft.term, origins });
+        while self.propose_one(p) {
+            self.drive(fx, p);
         }
+    }
+
+    fn propose_one(&mut self, p: usize) -> bool {
+        let partition = &mut self.partitions[p];
+        let Some((writer, _)) = partition.closed.front() else { return false };
+        if !self.log.has_room(writer.len_bytes()) {
+            return false;
+        }
+        let Some((mut writer, origins)) = partition.closed.pop_front() else { return false };
+        self.gathered_bytes -= writer.len_bytes();
+        // Time within a partition never goes back, whatever the machine's clock does.
+        partition.wall_ms = partition.wall_ms.max(self.now.wall_ms);
+        let entry = Entry { data: Bytes::from(writer.take(partition.wall_ms)), ..Entry::default() };
+        let message = Message {
+            msg_type: MessageType::MsgPropose,
+            from: SELF,
+            entries: vec![entry].into(),
+            ..Message::default()
+        };
+        partition
+            .group
+            .step(message)
+            .expect("a leader whose uncommitted bytes the staging ring bounds takes proposals");
+        let index = partition.group.raft.raft_log.last_index();
+        partition.proposed.push_back(Proposed { index, term: partition.group.raft.term, origins });
+        true
     }
 
     /// Carries out what the group's engine has ready, until there is no more.
@@ -209,8 +220,7 @@ impl Shard {
             store.set_hard_state(hard_state);
         }
         for entry in entries {
-            let header =
-                RecordHeader { kind: RecordKind::Entry, partition, term: entry.term, index: entry.index };
+            let header = RecordHeader { kind: RecordKind::Entry, partition, term: entry.term, index: entry.index };
             let location = self.log.append(&header, &entry.data).expect("drive and propose saw room");
             store.append(entry.index, Stored { term: entry.term, data: entry.data, location });
         }

@@ -1,8 +1,8 @@
 //! Tokens: PASETO v4.public with the claims `user`, `device`, `epoch` and `exp`. Verified once a login, before any state
 //! is made of it.
 
-use pasetors::keys::AsymmetricPublicKey;
 use pasetors::Public;
+use pasetors::keys::AsymmetricPublicKey;
 use pasetors::token::UntrustedToken;
 use pasetors::version4::{PublicToken, V4};
 use serde::Deserialize;

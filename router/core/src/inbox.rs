@@ -1,0 +1,91 @@
+//! Inboxes: fan-out records on the shard of a partition of members. A record is proposed if it follows what is applied
+//! and proposed, confirmed again if it is applied already, and sent back for a rewind otherwise.
+
+use whimbrel_wire::command::{Command, command_at};
+use whimbrel_wire::{FanOutFields, fb};
+
+use crate::ids::{ChatSeq, PartitionId};
+use crate::io::Effects;
+use crate::lane::{Confirm, FanOut, LaneItem};
+use crate::replicate::Origin;
+use crate::shard::Shard;
+
+impl Shard {
+    pub(crate) fn on_fan_out(&mut self, fx: &mut Effects, fan_out: &FanOut) {
+        let p = self.rank(fan_out.target);
+        if !self.partitions[p].serving || !self.has_room_for_fan_out(fan_out.command.len()) {
+            // The outbox keeps its cursor and sends again.
+            return;
+        }
+        let (applied, proposed) = self.partitions[p].state.local_marks(fan_out.chat);
+        if fan_out.chat_seq <= applied {
+            return self.confirm(fx, fan_out, applied, false);
+        }
+        if fan_out.chat_seq <= proposed {
+            return;
+        }
+        if fan_out.prev != proposed {
+            return self.confirm(fx, fan_out, applied, proposed == applied);
+        }
+        self.partitions[p].state.local(fan_out.chat).proposed = fan_out.chat_seq;
+        self.propose_fan_out(p, fan_out);
+    }
+
+    fn has_room_for_fan_out(&self, bytes: usize) -> bool {
+        // Above what sends may take: what was accepted comes through also where nothing new is.
+        let gather_max = self.config.bounds.gather_max_bytes + self.config.bounds.gather_max_bytes / 2;
+        self.gathered_bytes + bytes <= gather_max && self.pointers < self.config.bounds.inbox_pointers
+    }
+
+    fn propose_fan_out(&mut self, p: usize, fan_out: &FanOut) {
+        let command = command_at(&fan_out.command).expect("a command of an entry that was applied can be read");
+        let base = FanOutFields {
+            chat: fan_out.chat.0,
+            chat_seq: fan_out.chat_seq.0,
+            prev: fan_out.prev.0,
+            time_ms: fan_out.time_ms,
+            sender: "",
+            sender_device: 0,
+            event: fb::Event::Message,
+            members: &[],
+            title: "",
+        };
+        let partition = &mut self.partitions[p];
+        let before = partition.gather.len_bytes();
+        match command {
+            Command::ChatSend(send, payload) => {
+                let fields = FanOutFields { sender: send.sender(), sender_device: send.device(), ..base };
+                partition.gather.fan_out(&mut self.commands, &fields, payload);
+            }
+            Command::ChatCreate(create) => {
+                let members: Vec<&str> = create.members().iter().collect();
+                let fields = FanOutFields {
+                    sender: create.maker(),
+                    sender_device: create.maker_device(),
+                    event: fb::Event::ChatCreated,
+                    members: &members,
+                    title: create.title().unwrap_or(""),
+                    ..base
+                };
+                partition.gather.fan_out(&mut self.commands, &fields, &[]);
+            }
+            Command::DeviceRegister(_) | Command::OutboxConfirm(_) | Command::FanOut(..) | Command::DeviceAck(_) => {
+                unreachable!("a chat's places are messages and its making")
+            }
+        }
+        self.gathered(p, Origin::Nobody, before);
+    }
+
+    /// Tells a chat's shard how far its records are applied here.
+    pub(crate) fn confirm(&mut self, fx: &mut Effects, fan_out: &FanOut, applied: ChatSeq, rewind: bool) {
+        self.confirm_to(
+            fx,
+            fan_out.source,
+            Confirm { source: fan_out.source, target: fan_out.target, chat: fan_out.chat, applied, rewind },
+        );
+    }
+
+    pub(crate) fn confirm_to(&mut self, fx: &mut Effects, source: PartitionId, confirm: Confirm) {
+        self.tell(fx, self.config.shard_of(source), LaneItem::Confirm(confirm));
+    }
+}

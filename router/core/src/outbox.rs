@@ -1,0 +1,233 @@
+//! The outbox: a chat's places on their way to the partitions that have members, each with a cursor of its own, and the
+//! lanes between shards. A full lane is never waited for: fan-out stays at its cursor, answers wait in a bounded backlog.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use crate::ids::{ChatSeq, ShardId};
+use crate::io::{Effect, Effects};
+use crate::lane::{Confirm, FanOut, LaneItem};
+use crate::limits;
+use crate::shard::Shard;
+
+/// A target of a chat: ranks and places in this shard's tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TargetRef {
+    pub(crate) p: usize,
+    pub(crate) chat: usize,
+    pub(crate) target: usize,
+}
+
+/// What waits for the lanes to other shards, by the number of the shard.
+#[derive(Debug)]
+pub(crate) struct Lanes {
+    backlog: Vec<VecDeque<LaneItem>>,
+    blocked: Vec<VecDeque<TargetRef>>,
+}
+
+impl Lanes {
+    pub(crate) fn new(shards: u16) -> Lanes {
+        let each = || (0..shards).map(|_| VecDeque::new()).collect();
+        Lanes { backlog: each(), blocked: (0..shards).map(|_| VecDeque::new()).collect() }
+    }
+
+    /// Whether the lane takes new work now.
+    pub(crate) fn is_open(&self, fx: &Effects, to: ShardId) -> bool {
+        let to = usize::from(to.0);
+        self.backlog[to].is_empty() && fx.lane_room.get(to).is_some_and(|room| *room > 0)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.backlog.iter().all(VecDeque::is_empty) && self.blocked.iter().all(VecDeque::is_empty)
+    }
+}
+
+impl Shard {
+    /// Tells another shard, or this one later in the turn.
+    pub(crate) fn tell(&mut self, fx: &mut Effects, to: ShardId, item: LaneItem) {
+        if to == self.config.shard {
+            self.local.push_back(item);
+            return;
+        }
+        let index = usize::from(to.0);
+        if self.lanes.is_open(fx, to) {
+            fx.lane_room[index] -= 1;
+            fx.list.push(Effect::Lane { to, item });
+        } else if self.lanes.backlog[index].len() < self.config.bounds.lane_backlog {
+            self.lanes.backlog[index].push_back(item);
+        } else {
+            // Whoever waits for it asks again: clients by their request, outboxes by their watch.
+            self.counters.lane_dropped += 1;
+        }
+    }
+
+    /// Uses the room that the lanes have now: first the backlog, then the outboxes that were held up.
+    pub(crate) fn refill_lanes(&mut self, fx: &mut Effects) {
+        if self.lanes.is_empty() {
+            return;
+        }
+        for index in 0..self.lanes.backlog.len() {
+            let to = ShardId(index as u16);
+            while fx.lane_room.get(index).is_some_and(|room| *room > 0) {
+                let Some(item) = self.lanes.backlog[index].pop_front() else { break };
+                fx.lane_room[index] -= 1;
+                fx.list.push(Effect::Lane { to, item });
+            }
+            let held_up = self.lanes.blocked[index].len();
+            for _ in 0..held_up {
+                if !self.lanes.is_open(fx, to) {
+                    break;
+                }
+                let Some(at) = self.lanes.blocked[index].pop_front() else { break };
+                self.partitions[at.p].state.chats[at.chat].targets[at.target].blocked = false;
+                self.pump_outbox(fx, at);
+            }
+        }
+    }
+
+    /// A place was applied to a chat. Targets that are up to date get it from memory, the others from the log later.
+    pub(crate) fn fan_out(&mut self, fx: &mut Effects, p: usize, chat: usize, command: &Bytes, time_ms: u64) {
+        for target in 0..self.partitions[p].state.chats[chat].targets.len() {
+            let at = TargetRef { p, chat, target };
+            let it = &self.partitions[p].state.chats[chat];
+            let place = it.last_seq;
+            let cursor = &it.targets[target];
+            let next = cursor.sent.0 + 1 == place.0;
+            if next && !cursor.blocked && place.0 - cursor.heard.0 <= limits::OUTBOX_WINDOW as u64 {
+                self.send_place(fx, at, place, command.clone(), time_ms);
+            }
+        }
+    }
+
+    /// Sends what a target has not been sent, as far as its window and the lane go.
+    pub(crate) fn pump_outbox(&mut self, fx: &mut Effects, at: TargetRef) {
+        loop {
+            let chat = &self.partitions[at.p].state.chats[at.chat];
+            let target = &chat.targets[at.target];
+            let place = ChatSeq(target.sent.0 + 1);
+            if target.blocked || place > chat.last_seq || place.0 - target.heard.0 > limits::OUTBOX_WINDOW as u64 {
+                return;
+            }
+            let kept = chat.outbox_place(place).expect("what is not confirmed is kept");
+            let command = self.log.read(kept.command).expect("a segment is kept while a place of an outbox is in it");
+            if !self.send_place(fx, at, place, command, kept.time_ms) {
+                return;
+            }
+        }
+    }
+
+    fn send_place(&mut self, fx: &mut Effects, at: TargetRef, place: ChatSeq, command: Bytes, time_ms: u64) -> bool {
+        let source = self.config.partition_at(at.p);
+        let now_us = self.now.mono_us;
+        let chat = &mut self.partitions[at.p].state.chats[at.chat];
+        let id = chat.id;
+        let target = &mut chat.targets[at.target];
+        let to = self.config.shard_of(target.partition);
+        let here = to == self.config.shard;
+        if !here && !self.lanes.is_open(fx, to) {
+            target.blocked = true;
+            self.lanes.blocked[usize::from(to.0)].push_back(at);
+            return false;
+        }
+        if target.sent == target.heard {
+            target.progress_us = now_us;
+        }
+        target.sent = place;
+        let watch = !target.watched;
+        target.watched = true;
+        let prev = ChatSeq(place.0 - 1);
+        let fan_out = FanOut { source, target: target.partition, chat: id, chat_seq: place, prev, command, time_ms };
+        if watch {
+            self.watched.push_back((now_us + limits::OUTBOX_RETRY_US, at));
+        }
+        if here {
+            self.on_fan_out(fx, &fan_out);
+        } else {
+            self.tell(fx, to, LaneItem::FanOut(Box::new(fan_out)));
+        }
+        true
+    }
+
+    pub(crate) fn on_confirm(&mut self, fx: &mut Effects, confirm: Confirm) {
+        let p = self.rank(confirm.source);
+        let now_us = self.now.mono_us;
+        let state = &mut self.partitions[p].state;
+        let Some(chat) = state.chat_index(confirm.chat) else { return };
+        let it = &mut state.chats[chat];
+        let Some(target) = it.targets.iter().position(|target| target.partition == confirm.target) else { return };
+        let at = TargetRef { p, chat, target };
+        let last = it.last_seq;
+        let cursor = &mut it.targets[target];
+        let applied = confirm.applied.min(last);
+        if applied > cursor.heard {
+            cursor.heard = applied;
+            cursor.sent = cursor.sent.max(applied);
+            cursor.progress_us = now_us;
+            if !cursor.dirty {
+                cursor.dirty = true;
+                self.confirms.push(at);
+                self.timers.confirms_us.get_or_insert(now_us + limits::CONFIRM_GATHER_US);
+            }
+        }
+        if confirm.rewind && applied >= cursor.heard {
+            cursor.sent = cursor.heard;
+            self.counters.resent += 1;
+        }
+        if it.outbox.len() > limits::OUTBOX_MAX / 2 {
+            self.timers.confirms_us = Some(now_us);
+        }
+        self.pump_outbox(fx, at);
+    }
+
+    /// Proposes the confirmations heard, one command a partition.
+    pub(crate) fn commit_confirms(&mut self) {
+        self.timers.confirms_us = None;
+        let mut confirms = std::mem::take(&mut self.confirms);
+        confirms.sort_unstable_by_key(|at| (at.p, at.chat, at.target));
+        let mut marks = Vec::new();
+        // A chunk keeps one command well below the size of an entry.
+        for group in confirms.chunk_by(|a, b| a.p == b.p).flat_map(|group| group.chunks(2048)) {
+            let p = group[0].p;
+            marks.clear();
+            for at in group {
+                let chat = &mut self.partitions[p].state.chats[at.chat];
+                let target = &mut chat.targets[at.target];
+                target.dirty = false;
+                marks.push((chat.id.0, target.partition.0, target.heard.0));
+            }
+            let partition = &mut self.partitions[p];
+            let before = partition.gather.len_bytes();
+            partition.gather.outbox_confirm(&mut self.commands, &marks);
+            self.gathered(p, crate::replicate::Origin::Nobody, before);
+        }
+    }
+
+    /// Sends again what was not confirmed for long: its target refused it, or the answer was lost.
+    pub(crate) fn send_again(&mut self, fx: &mut Effects) {
+        let now_us = self.now.mono_us;
+        while let Some((_, at)) = self.watched.pop_front_if(|(due, _)| *due <= now_us) {
+            let target = &mut self.partitions[at.p].state.chats[at.chat].targets[at.target];
+            if target.sent == target.heard {
+                target.watched = false;
+                continue;
+            }
+            self.watched.push_back((now_us + limits::OUTBOX_RETRY_US, at));
+            if target.progress_us + limits::OUTBOX_RETRY_US <= now_us {
+                target.progress_us = now_us;
+                target.sent = target.heard;
+                self.counters.resent += 1;
+                self.pump_outbox(fx, at);
+            }
+        }
+    }
+
+    /// A partition begins to serve: what its chats' targets have not confirmed is sent again.
+    pub(crate) fn begin_serving(&mut self, fx: &mut Effects, p: usize) {
+        for chat in 0..self.partitions[p].state.chats.len() {
+            for target in 0..self.partitions[p].state.chats[chat].targets.len() {
+                self.pump_outbox(fx, TargetRef { p, chat, target });
+            }
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! A shard: what one core owns, and the one switch through which everything enters. The stages are in their own files.
+
+use std::collections::{HashMap, VecDeque};
+
+use ahash::RandomState;
+use bytes::Bytes;
+use raft::prelude::HardState;
+use whimbrel_storage::{Disk, Location, Log, LogOptions, RecordHeader, RecordKind, Recovered};
+use whimbrel_wire::command::{CommandError, Entry};
+use whimbrel_wire::{Builder, CommandBuilder};
+
+use crate::chat::Creating;
+use crate::conn::Conn;
+use crate::counters::Counters;
+use crate::ids::{ChatId, PartitionId};
+use crate::io::{Effect, Effects, Fatal, Input, Now, ShardConfig};
+use crate::lane::LaneItem;
+use crate::outbox::{Lanes, TargetRef};
+use crate::partition::PartitionState;
+use crate::replicate::{Partition, Persisting};
+use crate::store::{LogStore, Stored};
+use crate::timers::Timers;
+
+/// Why a shard does not open.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum OpenError {
+    #[error(transparent)]
+    Log(#[from] whimbrel_storage::OpenError),
+    #[error(
+        "the log has a record of partition {0}, which this shard does not hold; was it moved from another data directory?"
+    )]
+    ForeignPartition(u16),
+    #[error("the log's entry {index} of partition {partition} cannot be read: {error}")]
+    BadEntry { partition: u16, index: u64, error: CommandError },
+    #[error("the log's record of a vote in partition {0} is malformed")]
+    BadHardState(u16),
+    #[error("partition {0} of the log has no entry before {1}")]
+    Hole(u16, u64),
+    #[error("a partition's group does not start: {0}")]
+    Group(#[from] raft::Error),
+}
+
+/// All that one core owns. Everything enters through [`Shard::handle`].
+pub struct Shard {
+    pub(crate) config: ShardConfig,
+    pub(crate) now: Now,
+    pub(crate) log: Log,
+    pub(crate) recovered: Recovered,
+    /// By rank; see [`ShardConfig::rank_of`].
+    pub(crate) partitions: Vec<Partition>,
+    /// Groups to look at before the turn ends.
+    pub(crate) dirty: Vec<usize>,
+    pub(crate) waiting_to_propose: Vec<usize>,
+    pub(crate) persisting: VecDeque<Persisting>,
+    /// Bytes of commands gathered and not proposed.
+    pub(crate) gathered_bytes: usize,
+    /// By slot.
+    pub(crate) conns: Vec<Option<Conn>>,
+    pub(crate) connections: u32,
+    /// Connections with something to deliver.
+    pub(crate) to_deliver: Vec<crate::ids::ConnId>,
+    pub(crate) creating: HashMap<ChatId, Creating, RandomState>,
+    pub(crate) creating_order: VecDeque<(u64, ChatId)>,
+    pub(crate) lanes: Lanes,
+    /// Items that this shard told itself.
+    pub(crate) local: VecDeque<LaneItem>,
+    /// Places that wait to be confirmed, committed.
+    pub(crate) confirms: Vec<TargetRef>,
+    pub(crate) watched: VecDeque<(u64, TargetRef)>,
+    pub(crate) timers: Timers,
+    /// Messages in all inboxes.
+    pub(crate) pointers: usize,
+    pub(crate) frames: Builder,
+    pub(crate) commands: CommandBuilder,
+    pub(crate) counters: Counters,
+    /// See [`crate::replicate::ENTRY_CLOSE_BYTES`].
+    pub(crate) entry_close_bytes: usize,
+    pub(crate) stopping: bool,
+    stopped: bool,
+    told_wake_us: u64,
+}
+
+impl Shard {
+    /// Reads the log and sets up the groups; what the log holds is applied in the first turns.
+    pub fn open(config: ShardConfig, options: LogOptions, disk: &mut dyn Disk) -> Result<Shard, OpenError> {
+        let held = (config.shard.0..config.partitions).step_by(usize::from(config.shards)).count();
+        let mut stores: Vec<LogStore> = (0..held).map(|_| LogStore::new(crate::replicate::SELF)).collect();
+        let mut failed = None;
+        let (log, recovered) = Log::open(options, disk, &mut |header, location, payload| {
+            if failed.is_none() {
+                failed = recover(&config, &mut stores, header, location, payload).err();
+            }
+        })?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let hash = |salt: u64| {
+            RandomState::with_seeds(config.seed, config.seed.rotate_left(17) ^ salt, 0x9E37_79B9_7F4A_7C15, salt)
+        };
+        let mut partitions = Vec::with_capacity(held);
+        for (rank, store) in stores.into_iter().enumerate() {
+            let ticks = (config.seed.rotate_right(8) as usize).wrapping_add(rank * 7);
+            partitions.push(Partition::new(PartitionState::new(hash(rank as u64)), store, ticks)?);
+        }
+        // With the largest command behind it an entry still fits a record.
+        let largest = whimbrel_wire::limits::FRAME_MAX_BYTES + 1024;
+        let entry_close_bytes = crate::replicate::ENTRY_CLOSE_BYTES.min(log.payload_max().saturating_sub(largest));
+        let mut shard = Shard {
+            now: Now::default(),
+            log,
+            recovered,
+            partitions,
+            dirty: Vec::new(),
+            waiting_to_propose: Vec::new(),
+            persisting: VecDeque::new(),
+            gathered_bytes: 0,
+            conns: Vec::new(),
+            connections: 0,
+            to_deliver: Vec::new(),
+            creating: HashMap::with_hasher(hash(u64::MAX)),
+            creating_order: VecDeque::new(),
+            lanes: Lanes::new(config.shards),
+            local: VecDeque::new(),
+            confirms: Vec::new(),
+            watched: VecDeque::new(),
+            timers: Timers::default(),
+            pointers: 0,
+            frames: Builder::default(),
+            commands: CommandBuilder::default(),
+            counters: Counters::default(),
+            entry_close_bytes,
+            stopping: false,
+            stopped: false,
+            told_wake_us: 0,
+            config,
+        };
+        for p in 0..held {
+            shard.mark_dirty(p);
+        }
+        Ok(shard)
+    }
+
+    /// Takes in one input and says what follows from it.
+    pub fn handle(&mut self, now: Now, input: Input<'_>, fx: &mut Effects) {
+        self.now = now;
+        match input {
+            Input::Connected { conn } => self.on_connected(fx, conn),
+            Input::Received { conn, bytes } => self.on_received(fx, conn, bytes),
+            Input::Written { conn, bytes } => self.on_written(conn, bytes),
+            Input::Disconnected { conn } => self.on_disconnected(conn),
+            Input::Detached { conn } => self.on_detached(fx, conn),
+            Input::Adopted { conn, moving } => self.on_adopted(fx, conn, *moving),
+            Input::Lane { from: _, item } => self.on_item(fx, item),
+            Input::LogWritten { write } => {
+                self.log.written(write);
+                self.persisted();
+            }
+            Input::LogFailed { write } => {
+                self.log.failed(write);
+                fx.list.push(Effect::Fatal(Fatal::LogPoisoned));
+            }
+            Input::SegmentReady { segment, mapping } => self.log.segment_ready(segment, mapping),
+            Input::SegmentFailed { segment } => self.log.segment_failed(segment),
+            Input::Timeout => self.on_timeout(fx),
+            Input::Stop => self.on_stop(fx),
+            Input::TurnEnd => self.end_turn(fx),
+        }
+        #[cfg(debug_assertions)]
+        self.invariants();
+    }
+
+    fn end_turn(&mut self, fx: &mut Effects) {
+        self.on_timeout(fx);
+        self.refill_lanes(fx);
+        loop {
+            while let Some(item) = self.local.pop_front() {
+                self.on_item(fx, item);
+            }
+            self.replicate(fx);
+            if self.local.is_empty() {
+                break;
+            }
+        }
+        self.deliver_all(fx);
+        self.check_stopped(fx);
+        let wake_us = self.next_wake_us();
+        if wake_us != self.told_wake_us {
+            self.told_wake_us = wake_us;
+            fx.list.push(Effect::WakeAt { mono_us: wake_us });
+        }
+    }
+
+    pub(crate) fn on_item(&mut self, fx: &mut Effects, item: LaneItem) {
+        match item {
+            LaneItem::Request(request) => self.on_request(fx, *request),
+            LaneItem::Answer(answer) => self.on_answer(fx, &answer),
+            LaneItem::FanOut(fan_out) => self.on_fan_out(fx, &fan_out),
+            LaneItem::Confirm(confirm) => self.on_confirm(fx, confirm),
+            LaneItem::AskUsers(ask) => self.on_ask_users(fx, &ask),
+            LaneItem::UsersKnown(known) => self.on_users_known(fx, &known),
+        }
+    }
+
+    fn on_stop(&mut self, fx: &mut Effects) {
+        self.stopping = true;
+        self.say_go_away(fx);
+    }
+
+    fn check_stopped(&mut self, fx: &mut Effects) {
+        let quiet = self.stopping
+            && self.connections == 0
+            && self.gathered_bytes == 0
+            && self.log.staged_bytes() == 0
+            && !self.log.is_writing()
+            && self.persisting.is_empty()
+            && self.partitions.iter().all(|partition| partition.acks.is_empty())
+            && self.lanes.is_empty();
+        if quiet && !self.stopped {
+            self.stopped = true;
+            fx.list.push(Effect::Stopped);
+        }
+    }
+
+    /// Whether all partitions serve. Before that a server does not accept connections.
+    pub fn is_ready(&self) -> bool {
+        self.partitions.iter().all(|partition| partition.serving)
+    }
+
+    /// Counts since the start.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// What was found in the log at the start.
+    pub fn recovered(&self) -> &Recovered {
+        &self.recovered
+    }
+
+    /// Messages that wait in inboxes for an acknowledgement to be committed.
+    pub fn waiting(&self) -> usize {
+        self.pointers
+    }
+
+    /// Connections open.
+    pub fn connections(&self) -> u32 {
+        self.connections
+    }
+
+    pub(crate) fn rank(&self, partition: PartitionId) -> usize {
+        self.config.rank_of(partition)
+    }
+
+    /// Asserts what must hold between two inputs. Called after each in debug builds and in the simulator.
+    pub fn invariants(&self) {
+        assert!(self.log.durable() <= self.log.appended(), "durable ≤ appended");
+        let open = self.conns.iter().flatten().count();
+        assert_eq!(open, self.connections as usize, "the count of connections is right");
+        let mut pointers = 0;
+        for partition in &self.partitions {
+            for inbox in &partition.state.inboxes {
+                assert!(inbox.floor <= inbox.acked && inbox.acked <= inbox.head(), "floor ≤ acked ≤ head");
+                pointers += inbox.waiting.len();
+            }
+            for chat in &partition.state.chats {
+                for target in &chat.targets {
+                    assert!(target.confirmed <= target.heard, "confirmed ≤ heard");
+                    assert!(target.heard <= target.sent && target.sent <= chat.last_seq, "heard ≤ sent ≤ last");
+                    assert!(chat.outbox_floor() <= target.confirmed, "what is not confirmed is kept");
+                }
+            }
+        }
+        assert_eq!(pointers, self.pointers, "the count of waiting messages is right");
+    }
+}
+
+fn recover(
+    config: &ShardConfig,
+    stores: &mut [LogStore],
+    header: &RecordHeader,
+    location: Location,
+    payload: Bytes,
+) -> Result<(), OpenError> {
+    let partition = PartitionId(header.partition);
+    if config.shard_of(partition) != config.shard || header.partition >= config.partitions {
+        return Err(OpenError::ForeignPartition(header.partition));
+    }
+    let store = &mut stores[config.rank_of(partition)];
+    match header.kind {
+        RecordKind::Entry => {
+            if !payload.is_empty() {
+                Entry::verify(&payload).map_err(|error| OpenError::BadEntry {
+                    partition: header.partition,
+                    index: header.index,
+                    error,
+                })?;
+            }
+            if header.index > store.last() + 1 {
+                return Err(OpenError::Hole(header.partition, header.index));
+            }
+            store.append(header.index, Stored { term: header.term, data: payload, location });
+        }
+        RecordKind::HardState => {
+            let words = payload.first_chunk::<16>().ok_or(OpenError::BadHardState(header.partition))?;
+            let word = |at: usize| u64::from_le_bytes(words[at..at + 8].try_into().expect("eight bytes"));
+            let hard_state = HardState { term: header.term, vote: word(0), commit: word(8), ..HardState::default() };
+            store.set_hard_state(hard_state);
+        }
+        // Its bytes were forgotten on purpose; nothing follows from it.
+        RecordKind::Erased => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,61 @@
+//! Everything that happens because time passed, and when the next of it is due.
+
+use std::collections::VecDeque;
+
+use crate::ids::ConnId;
+use crate::io::Effects;
+use crate::limits;
+use crate::shard::Shard;
+
+/// When things are due, on the monotone clock.
+#[derive(Debug, Default)]
+pub(crate) struct Timers {
+    /// Raft's tick.
+    pub(crate) tick_us: u64,
+    /// The oldest acknowledgement received has to be proposed.
+    pub(crate) acks_us: Option<u64>,
+    /// The oldest confirmation heard has to be proposed.
+    pub(crate) confirms_us: Option<u64>,
+    /// Connections that have to log in, in the order of their deadlines.
+    pub(crate) logins: VecDeque<(u64, ConnId)>,
+    /// Connections in the order in which they have to be looked at for their keepalive; a connection that was heard of
+    /// since goes to the back with its new deadline.
+    pub(crate) keepalives: VecDeque<(u64, ConnId)>,
+}
+
+impl Shard {
+    pub(crate) fn on_timeout(&mut self, fx: &mut Effects) {
+        let now_us = self.now.mono_us;
+        if now_us >= self.timers.tick_us {
+            self.timers.tick_us = now_us + limits::RAFT_TICK_US;
+            for p in 0..self.partitions.len() {
+                if self.partitions[p].group.tick() {
+                    self.mark_dirty(p);
+                }
+            }
+            self.forget_stale_creations(fx);
+        }
+        if self.stopping || self.timers.acks_us.is_some_and(|due| now_us >= due) {
+            self.commit_acks();
+        }
+        if !self.stopping && self.timers.confirms_us.is_some_and(|due| now_us >= due) {
+            self.commit_confirms();
+        }
+        self.close_silent(fx);
+        self.send_again(fx);
+    }
+
+    pub(crate) fn next_wake_us(&self) -> u64 {
+        let mut due = self.timers.tick_us;
+        let queues = [self.timers.logins.front(), self.timers.keepalives.front()];
+        let firsts = queues.into_iter().flatten().map(|(due, _)| *due);
+        let watched = self.watched.front().map(|(due, _)| *due);
+        for other in firsts.chain(watched).chain(self.timers.acks_us).chain(self.timers.confirms_us) {
+            due = due.min(other);
+        }
+        if !self.lanes.is_empty() {
+            due = due.min(self.now.mono_us + limits::MS);
+        }
+        due
+    }
+}
