@@ -8,7 +8,7 @@ use whimbrel_wire::{
 
 use crate::ids::{ChatId, ClientSeq, ConnId, Correlation, DeviceId, UserId};
 use crate::io::Effects;
-use crate::lane::{Answer, Ask, AskUsers, Asker, ChatFacts, LaneItem, Reply, Request, SentStatus, UsersKnown};
+use crate::lane::{Answer, Ask, AskUsers, Asker, ChatFacts, LaneItem, Reply, Request, SentStatus, UsersFound, UsersKnown};
 use crate::limits;
 use crate::partition::{Answered, Chat, PayloadMark};
 use crate::replicate::Origin;
@@ -21,7 +21,8 @@ pub(crate) struct Creating {
     requests: Vec<Request>,
     asked: usize,
     proposed: bool,
-    unknown: Option<UserId>,
+    /// The first answer that is not `All`.
+    found: UsersFound,
 }
 
 /// Chats being made at a time, and those who wait for each.
@@ -282,7 +283,7 @@ impl Shard {
             members.iter().map(|user| (route::partition_of_user(user, self.config.partitions), *user)).collect();
         by_partition.sort_unstable();
         let groups: Vec<_> = by_partition.chunk_by(|a, b| a.0 == b.0).collect();
-        let creating = Creating { requests: vec![request], asked: groups.len(), proposed: false, unknown: None };
+        let creating = Creating { requests: vec![request], asked: groups.len(), proposed: false, found: UsersFound::All };
         self.creating.insert(chat, creating);
         self.creating_order.push_back((self.now.mono_us + CREATING_US, chat));
         for users in groups {
@@ -294,22 +295,35 @@ impl Shard {
     }
 
     pub(crate) fn on_ask_users(&mut self, fx: &mut Effects, ask: &AskUsers) {
-        let state = &self.partitions[self.rank(ask.target)].state;
-        let unknown = ask.users.iter().copied().find(|user| state.inboxes_of(user).is_empty());
-        let known = UsersKnown { source: ask.source, target: ask.target, chat: ask.chat, unknown };
+        let partition = &self.partitions[self.rank(ask.target)];
+        let unknown = ask.users.iter().copied().find(|user| partition.state.inboxes_of(user).is_empty());
+        let found = match unknown {
+            _ if !partition.serving => UsersFound::NotReady,
+            Some(user) => UsersFound::Unknown(user),
+            None => UsersFound::All,
+        };
+        let known = UsersKnown { source: ask.source, target: ask.target, chat: ask.chat, found };
         self.tell(fx, self.config.shard_of(ask.source), LaneItem::UsersKnown(Box::new(known)));
     }
 
     pub(crate) fn on_users_known(&mut self, fx: &mut Effects, known: &UsersKnown) {
         let Some(creating) = self.creating.get_mut(&known.chat) else { return };
-        creating.unknown = creating.unknown.or(known.unknown);
+        if creating.found == UsersFound::All {
+            creating.found = known.found;
+        }
         creating.asked = creating.asked.saturating_sub(1);
         if creating.asked > 0 || creating.proposed {
             return;
         }
-        if let Some(unknown) = creating.unknown {
-            return self.refuse_creation(fx, known.chat, &Reply::user_unknown(&unknown));
+        let refusal = match creating.found {
+            UsersFound::All => None,
+            UsersFound::Unknown(user) => Some(Reply::user_unknown(&user)),
+            UsersFound::NotReady => Some(Reply::refused(Code::NotReady, Kind::CreateChat, 0, "")),
+        };
+        if let Some(reply) = refusal {
+            return self.refuse_creation(fx, known.chat, &reply);
         }
+        let Some(creating) = self.creating.get_mut(&known.chat) else { return };
         creating.proposed = true;
         let request = creating.requests[0].clone();
         let Ask::Create { chat, group, members, title } = &request.ask else { return };

@@ -68,8 +68,9 @@ impl fmt::Display for ChatId {
 /// A person: 1 to 39 bytes of `a-z 0-9 . _ + -`, held in place, so that it is copied without an allocation.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UserId {
-    len: u8,
+    // First, and zero behind the name: so the derived order is that of the names.
     bytes: [u8; UserId::MAX_BYTES],
+    len: u8,
 }
 
 impl UserId {
@@ -84,7 +85,7 @@ impl UserId {
         }
         let mut bytes = [0; Self::MAX_BYTES];
         bytes[..name.len()].copy_from_slice(name.as_bytes());
-        Some(UserId { len: name.len() as u8, bytes })
+        Some(UserId { bytes, len: name.len() as u8 })
     }
 
     /// The name.

@@ -13,7 +13,7 @@ use crate::shard::Shard;
 impl Shard {
     pub(crate) fn on_fan_out(&mut self, fx: &mut Effects, fan_out: &FanOut) {
         let p = self.rank(fan_out.target);
-        if !self.partitions[p].serving || !self.has_room_for_fan_out(fan_out.command.len()) {
+        if !self.partitions[p].serving || !self.has_room_for_fan_out() {
             // The outbox keeps its cursor and sends again.
             return;
         }
@@ -31,10 +31,12 @@ impl Shard {
         self.propose_fan_out(p, fan_out);
     }
 
-    fn has_room_for_fan_out(&self, bytes: usize) -> bool {
+    /// Not a question of the record's size: were a long one passed over and the short one behind it looked at, that one
+    /// would ask for the long one again, and so on.
+    fn has_room_for_fan_out(&self) -> bool {
         // Above what sends may take: what was accepted comes through also where nothing new is.
         let gather_max = self.config.bounds.gather_max_bytes + self.config.bounds.gather_max_bytes / 2;
-        self.gathered_bytes + bytes <= gather_max && self.pointers < self.config.bounds.inbox_pointers
+        self.gathered_bytes <= gather_max && self.pointers < self.config.bounds.inbox_pointers
     }
 
     fn propose_fan_out(&mut self, p: usize, fan_out: &FanOut) {

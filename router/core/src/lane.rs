@@ -205,6 +205,17 @@ pub struct UsersKnown {
     pub target: PartitionId,
     /// The chat to be made.
     pub chat: ChatId,
-    /// The first that has no device, if any.
-    pub unknown: Option<UserId>,
+    /// What was found.
+    pub found: UsersFound,
+}
+
+/// Whether users have devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UsersFound {
+    /// All have one.
+    All,
+    /// This one has none.
+    Unknown(UserId),
+    /// Their partition does not serve yet, so it cannot tell.
+    NotReady,
 }

@@ -29,8 +29,9 @@ pub const ACK_GATHER_US: u64 = 250 * MS;
 /// sends again.
 pub const CONFIRM_GATHER_US: u64 = 1000 * MS;
 
-/// A fan-out record that was not confirmed for so long is sent again.
-pub const OUTBOX_RETRY_US: u64 = 2_000 * MS;
+/// A chat's fan-out to a partition that made no progress for so long goes back to what was confirmed: the partition was
+/// full, or did not serve yet. Longer than a flush takes on a healthy disk; sending again needlessly costs little.
+pub const OUTBOX_RETRY_US: u64 = 200 * MS;
 
 /// Raft's tick.
 pub const RAFT_TICK_US: u64 = 100 * MS;

@@ -120,7 +120,7 @@ impl Display for Item<'_> {
             }
             LaneItem::AskUsers(it) => write!(f, "ask users p{}>p{} {}", it.source, it.target, short(it.chat.0)),
             LaneItem::UsersKnown(it) => {
-                write!(f, "users known p{}<p{} {} unknown {:?}", it.source, it.target, short(it.chat.0), it.unknown)
+                write!(f, "users known p{}<p{} {} found {:?}", it.source, it.target, short(it.chat.0), it.found)
             }
         }
     }

@@ -57,7 +57,7 @@ impl Weather {
             shards,
             partitions: rng.between(4, 16) as u16,
             lane_capacity: rng.pick(&[1, 2, 4, 16, 64, 256]),
-            segment_bytes: rng.pick(&[128, 256, 512, 1024]) << 10,
+            segment_bytes: rng.pick(&[160, 256, 512, 1024]) << 10,
             batch_bytes: rng.pick(&[80, 96, 128]) << 10,
             bounds: bounds(rng),
             users: rng.between(2, 5) as usize,
