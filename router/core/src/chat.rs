@@ -52,9 +52,6 @@ impl Chat {
         if !self.is_member(user) {
             return Verdict::No(Code::ChatUnknown);
         }
-        if n.0 == 0 || prev >= n {
-            return Verdict::No(Code::BadClientSeq);
-        }
         let Some(sender) = self.sender(user, device) else {
             return if prev.0 == 0 { Verdict::New } else { Verdict::No(Code::OutOfOrder) };
         };
@@ -134,6 +131,9 @@ impl Shard {
         let (user, device) = (session.user, session.device);
         let chat = ChatId(whimbrel_wire::chat_id(send.chat()));
         let (client_seq, prev) = (ClientSeq(seq), ClientSeq(send.prev()));
+        if seq == 0 || prev >= client_seq {
+            return self.on_answer(fx, &Answer { asker, reply: Reply::refused(Code::BadClientSeq, Kind::Send, seq, "") });
+        }
         let partition = route::partition_of_chat(chat, self.config.partitions);
         if self.config.shard_of(partition) == self.config.shard {
             // The way of most messages of a node of one shard: no box, no copy but the one into the entry.
@@ -256,7 +256,8 @@ impl Shard {
     /// Why a new message of this chat is refused now, if it is.
     fn refuse_new(&self, chat: &Chat) -> Option<Code> {
         if self.stopping {
-            return Some(Code::ShuttingDown);
+            // Another shard's session asks, which is told to go away in a moment.
+            return Some(Code::NotReady);
         }
         let full = self.gathered_bytes > self.config.bounds.gather_max_bytes
             || !self.log.has_room(limits::STAGING_RESERVE_BYTES);

@@ -214,8 +214,9 @@ impl Shard {
             && self.log.staged_bytes() == 0
             && !self.log.is_writing()
             && self.persisting.is_empty()
-            && self.partitions.iter().all(|partition| partition.acks.is_empty())
-            && self.lanes.is_empty();
+            && self.partitions.iter().all(|partition| partition.acks.is_empty());
+        // What waits for a lane is no reason to stay: the shard it leads to may have stopped, and all of it is asked or
+        // sent again after a start.
         if quiet && !self.stopped {
             self.stopped = true;
             fx.list.push(Effect::Stopped);
