@@ -92,7 +92,10 @@ pub enum Input<'a> {
     /// Shut down: refuse what is new, tell the clients, flush, then [`Effect::Stopped`].
     Stop,
     /// All inputs of this turn have been handled.
-    TurnEnd,
+    TurnEnd {
+        /// More inputs wait already: the shard is busy, and another turn follows at once.
+        more: bool,
+    },
 }
 
 /// What a shard can want done.

@@ -12,6 +12,7 @@ use whimbrel_wire::EntryWriter;
 use crate::ids::{ConnId, InboxId};
 use crate::io::{Effect, Effects};
 use crate::lane::Asker;
+use crate::limits;
 use crate::partition::PartitionState;
 use crate::shard::Shard;
 use crate::store::{LogStore, Stored};
@@ -97,6 +98,9 @@ impl Partition {
 impl Shard {
     /// Called after a command was added to a partition's gather, with the bytes that it had before.
     pub(crate) fn gathered(&mut self, p: usize, origin: Origin, before: usize) {
+        if self.gathered_bytes == 0 {
+            self.gathering_since_us = self.now.mono_us;
+        }
         let partition = &mut self.partitions[p];
         partition.origins.push(origin);
         self.gathered_bytes += partition.gather.len_bytes() - before;
@@ -115,10 +119,10 @@ impl Shard {
     }
 
     /// Proposes what is gathered, moves entries into the log, applies what is committed, and asks for the log write.
-    pub(crate) fn replicate(&mut self, fx: &mut Effects) {
+    pub(crate) fn replicate(&mut self, fx: &mut Effects, more: bool) {
         // One round appends, a second applies what that made committed; then nothing is left but what waits for the disk.
         while !self.dirty.is_empty() {
-            let propose = !self.log.is_writing() || self.gathered_bytes >= GATHER_BYTES;
+            let propose = self.may_propose(more);
             let mut dirty = std::mem::take(&mut self.dirty);
             for &p in &dirty {
                 self.partitions[p].dirty = false;
@@ -140,6 +144,17 @@ impl Shard {
             self.mark_dirty(p);
         }
         self.write_log(fx);
+    }
+
+    /// Whether what is gathered is proposed now. While a write is in flight more gathers; so it does while more inputs wait,
+    /// for a little: a busy shard that wrote at once would write a few commands at a time, and pay for the write what they
+    /// cost together. An idle one never waits.
+    fn may_propose(&self, more: bool) -> bool {
+        if self.gathered_bytes >= GATHER_BYTES {
+            return true;
+        }
+        let patient = more && self.now.mono_us < self.gathering_since_us + limits::BUSY_GATHER_US;
+        !self.log.is_writing() && !patient
     }
 
     /// Proposes what is gathered for a partition, as far as the staging ring has room, and appends each entry at once.

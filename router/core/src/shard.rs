@@ -55,6 +55,8 @@ pub struct Shard {
     pub(crate) persisting: VecDeque<Persisting>,
     /// Bytes of commands gathered and not proposed.
     pub(crate) gathered_bytes: usize,
+    /// When the first of them came.
+    pub(crate) gathering_since_us: u64,
     /// By slot.
     pub(crate) conns: Vec<Option<Conn>>,
     pub(crate) connections: u32,
@@ -115,6 +117,7 @@ impl Shard {
             waiting_to_propose: Vec::new(),
             persisting: VecDeque::new(),
             gathered_bytes: 0,
+            gathering_since_us: 0,
             conns: Vec::new(),
             connections: 0,
             to_deliver: Vec::new(),
@@ -164,20 +167,20 @@ impl Shard {
             Input::SegmentFailed { segment } => self.log.segment_failed(segment),
             Input::Timeout => self.on_timeout(fx),
             Input::Stop => self.on_stop(fx),
-            Input::TurnEnd => self.end_turn(fx),
+            Input::TurnEnd { more } => self.end_turn(fx, more),
         }
         #[cfg(debug_assertions)]
         self.invariants();
     }
 
-    fn end_turn(&mut self, fx: &mut Effects) {
+    fn end_turn(&mut self, fx: &mut Effects, more: bool) {
         self.on_timeout(fx);
         self.refill_lanes(fx);
         loop {
             while let Some(item) = self.local.pop_front() {
                 self.on_item(fx, item);
             }
-            self.replicate(fx);
+            self.replicate(fx, more);
             if self.local.is_empty() {
                 break;
             }

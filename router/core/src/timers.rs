@@ -53,6 +53,10 @@ impl Shard {
         for other in firsts.chain(watched).chain(self.timers.acks_us).chain(self.timers.confirms_us) {
             due = due.min(other);
         }
+        let patient_until_us = self.gathering_since_us + limits::BUSY_GATHER_US;
+        if self.gathered_bytes > 0 && patient_until_us > self.now.mono_us {
+            due = due.min(patient_until_us);
+        }
         if !self.lanes.is_empty() {
             due = due.min(self.now.mono_us + limits::MS);
         }

@@ -175,9 +175,11 @@ impl Cell {
             }
         });
         b.rng.shuffle(&mut ready);
+        let waiting = ready.len();
         if !b.healed {
             ready.truncate(b.rng.between(1, b.weather.turn_inputs) as usize);
         }
+        let more = ready.len() < waiting;
         self.look_at_lanes(b, shared);
         // A shell may carry out what a shard wants after each input or once at the turn's end.
         let eager = b.rng.per_mille(200);
@@ -187,7 +189,7 @@ impl Cell {
                 self.carry_out(b, shared)?;
             }
         }
-        self.handle(Input::TurnEnd, b);
+        self.handle(Input::TurnEnd { more }, b);
         self.carry_out(b, shared)?;
         self.conns.send(b);
         self.next_turn_us = b.now_us + if b.healed { 20 } else { b.rng.around(b.weather.turn_us) };

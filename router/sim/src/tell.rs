@@ -43,7 +43,7 @@ impl Display for Told<'_> {
             Input::SegmentFailed { segment } => write!(f, "segment failed {segment:?}"),
             Input::Timeout => f.write_str("timeout"),
             Input::Stop => f.write_str("stop"),
-            Input::TurnEnd => f.write_str("turn end"),
+            Input::TurnEnd { more } => write!(f, "turn end{}", if *more { ", more waits" } else { "" }),
         }
     }
 }

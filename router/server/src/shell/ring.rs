@@ -418,6 +418,11 @@ impl Ring {
         }
     }
 
+    /// Whether completions wait, or work of the kernel's that will most likely bring some.
+    pub(super) fn has_news(&mut self) -> bool {
+        self.has_completions() || self.uring.submission().taskrun()
+    }
+
     /// Whether requests wait to be submitted or, most likely, work of the kernel's to be run.
     fn has_work(&mut self) -> bool {
         let submissions = self.uring.submission();

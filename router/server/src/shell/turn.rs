@@ -195,7 +195,8 @@ impl Shell {
             self.tell(now, Input::Timeout);
         }
         if self.heard {
-            self.tell(now, Input::TurnEnd);
+            let more = self.ring.has_news();
+            self.tell(now, Input::TurnEnd { more });
             self.heard = false;
             self.carry_out(now);
             if cfg!(debug_assertions) {
