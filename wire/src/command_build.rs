@@ -57,6 +57,8 @@ pub struct CommandBuilder {
 pub struct EntryWriter {
     bytes: Vec<u8>,
     count: u32,
+    /// Bytes of the last entry: the next one begins with room for as many.
+    last_len: usize,
 }
 
 macro_rules! command {
@@ -85,6 +87,12 @@ impl EntryWriter {
     /// Whether nothing is gathered.
     pub fn is_empty(&self) -> bool {
         self.count == 0
+    }
+
+    /// Everything gathered, as a writer that nothing is added to; this one begins the next entry, with room for as much.
+    pub fn close(&mut self) -> EntryWriter {
+        let next = EntryWriter { last_len: self.bytes.len(), ..EntryWriter::default() };
+        std::mem::replace(self, next)
     }
 
     /// The entry's data, stamped with the leader's wall time; the writer is empty after it.
@@ -167,6 +175,7 @@ impl EntryWriter {
 
     fn append(&mut self, kind: CommandKind, table: &[u8], payload: &[u8]) {
         if self.bytes.is_empty() {
+            self.bytes.reserve(self.last_len);
             self.bytes.resize(ENTRY_HEADER_BYTES, 0);
         }
         // Whole commands at multiples of 8: what a table needs of alignment is counted from its own start.

@@ -187,7 +187,7 @@ impl Shard {
         let here = self.config.partition_at(it.p);
         let partitions = self.config.partitions;
         let partition = &mut self.partitions[it.p];
-        let local = partition.state.local(id);
+        let local = partition.state.local(id, || route::partition_of_chat(id, partitions));
         if prev != local.applied || place <= local.applied {
             // A copy of a record that came first by another way. Its confirmation was given then.
             local.proposed = local.proposed.max(local.applied);
@@ -201,12 +201,12 @@ impl Shard {
             local.members =
                 members.iter().map(user_of).filter(|user| route::partition_of_user(user, partitions) == here).collect();
         }
+        let source = local.source;
         let members = std::mem::take(&mut local.members);
         self.give(it, record, &members);
         let partition = &mut self.partitions[it.p];
-        partition.state.local(id).members = members;
+        partition.state.local(id, || source).members = members;
         if partition.serving {
-            let source = route::partition_of_chat(id, partitions);
             self.confirm_to(fx, source, Confirm { source, target: here, chat: id, applied: place, rewind: false });
         }
     }

@@ -136,8 +136,8 @@ impl Shard {
         }
         let partition = route::partition_of_chat(chat, self.config.partitions);
         if self.config.shard_of(partition) == self.config.shard {
-            // The way of most messages of a node of one shard: no box, no copy but the one into the entry.
-            self.store_message(fx, Message { asker, user, device, chat, client_seq, prev, payload });
+            // No copy of the payload but the one into the entry.
+            self.store_message(fx, self.rank(partition), Message { asker, user, device, chat, client_seq, prev, payload });
         } else {
             let ask = Ask::Send { chat, client_seq, prev, payload: Bytes::copy_from_slice(payload) };
             self.forward(fx, chat, Request { asker, user, device, ask });
@@ -172,7 +172,7 @@ impl Shard {
         if !self.lanes.is_open(fx, home) {
             return self.refuse(fx, &request, Code::Overloaded, "");
         }
-        self.tell(fx, home, LaneItem::Request(Box::new(request)));
+        self.tell(fx, home, LaneItem::Request(request));
     }
 
     pub(crate) fn on_request(&mut self, fx: &mut Effects, request: Request) {
@@ -180,12 +180,14 @@ impl Shard {
         match &request.ask {
             Ask::Send { chat, client_seq, prev, payload } => {
                 let (chat, client_seq, prev) = (*chat, *client_seq, *prev);
-                self.store_message(fx, Message { asker, user, device, chat, client_seq, prev, payload });
+                let p = self.rank(route::partition_of_chat(chat, self.config.partitions));
+                self.store_message(fx, p, Message { asker, user, device, chat, client_seq, prev, payload });
             }
             Ask::Info { chat } => {
-                let reply = match self.serving_chat(*chat) {
+                let p = self.rank(route::partition_of_chat(*chat, self.config.partitions));
+                let reply = match self.serving_chat(p, *chat) {
                     Err(code) => Reply::refused(code, Kind::ChatInfo, 0, ""),
-                    Ok((_, Some(found))) if found.is_member(&user) => {
+                    Ok(Some(found)) if found.is_member(&user) => {
                         Reply::Chat(Box::new(found.facts(&user, device, false)))
                     }
                     Ok(_) => Reply::refused(Code::ChatUnknown, Kind::ChatInfo, 0, ""),
@@ -194,34 +196,34 @@ impl Shard {
             }
             Ask::Create { chat, .. } => {
                 let chat = *chat;
-                match self.serving_chat(chat) {
+                let p = self.rank(route::partition_of_chat(chat, self.config.partitions));
+                match self.serving_chat(p, chat) {
                     Err(code) => self.refuse(fx, &request, code, ""),
                     // Its id follows from its members or its maker, so who asks for it is one of them.
-                    Ok((_, Some(found))) => {
+                    Ok(Some(found)) => {
                         let reply = Reply::Chat(Box::new(found.facts(&user, device, false)));
                         self.answer(fx, Answer { asker, reply });
                     }
-                    Ok((_, None)) => self.begin_creation(fx, chat, request),
+                    Ok(None) => self.begin_creation(fx, chat, request),
                 }
             }
         }
     }
 
-    fn serving_chat(&self, chat: ChatId) -> Result<(usize, Option<&Chat>), Code> {
-        let p = self.rank(route::partition_of_chat(chat, self.config.partitions));
+    fn serving_chat(&self, p: usize, chat: ChatId) -> Result<Option<&Chat>, Code> {
         let partition = &self.partitions[p];
         if !partition.serving {
             return Err(Code::NotReady);
         }
-        Ok((p, partition.state.chat_index(chat).map(|index| &partition.state.chats[index])))
+        Ok(partition.state.chat_index(chat).map(|index| &partition.state.chats[index]))
     }
 
-    fn store_message(&mut self, fx: &mut Effects, message: Message<'_>) {
+    fn store_message(&mut self, fx: &mut Effects, p: usize, message: Message<'_>) {
         let Message { asker, user, device, chat, client_seq, prev, payload } = message;
-        let early = match self.serving_chat(chat) {
+        let early = match self.serving_chat(p, chat) {
             Err(code) => Err(Reply::refused(code, Kind::Send, client_seq.0, "")),
-            Ok((_, None)) => Err(Reply::refused(Code::ChatUnknown, Kind::Send, client_seq.0, "")),
-            Ok((p, Some(found))) => {
+            Ok(None) => Err(Reply::refused(Code::ChatUnknown, Kind::Send, client_seq.0, "")),
+            Ok(Some(found)) => {
                 let mark = PayloadMark::of(payload);
                 match found.judge(&user, device, client_seq, prev, mark) {
                     Verdict::Before(answered) => Err(answered.reply(chat, SentStatus::Repeated)),
@@ -229,7 +231,7 @@ impl Shard {
                     // A send before this one may be on its way: only the apply knows its order.
                     Verdict::No(Code::OutOfOrder) | Verdict::New => match self.refuse_new(found) {
                         Some(code) => Err(Reply::refused(code, Kind::Send, client_seq.0, "")),
-                        None => Ok(p),
+                        None => Ok(()),
                     },
                     Verdict::No(code) => Err(Reply::refused(code, Kind::Send, client_seq.0, "")),
                 }
@@ -237,7 +239,7 @@ impl Shard {
         };
         match early {
             Err(reply) => self.answer(fx, Answer { asker, reply }),
-            Ok(p) => {
+            Ok(()) => {
                 let fields = ChatSendFields {
                     chat: chat.0,
                     sender: user.as_str(),
@@ -380,7 +382,7 @@ impl Shard {
         if answer.asker.shard == self.config.shard {
             self.on_answer(fx, &answer);
         } else {
-            self.tell(fx, answer.asker.shard, LaneItem::Answer(Box::new(answer)));
+            self.tell(fx, answer.asker.shard, LaneItem::Answer(answer));
         }
     }
 

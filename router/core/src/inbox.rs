@@ -17,7 +17,8 @@ impl Shard {
             // The outbox keeps its cursor and sends again.
             return;
         }
-        let (applied, proposed) = self.partitions[p].state.local_marks(fan_out.chat);
+        let local = self.partitions[p].state.local(fan_out.chat, || fan_out.source);
+        let (applied, proposed) = (local.applied, local.proposed);
         if fan_out.chat_seq <= applied {
             return self.confirm(fx, fan_out, applied, false);
         }
@@ -27,7 +28,7 @@ impl Shard {
         if fan_out.prev != proposed {
             return self.confirm(fx, fan_out, applied, proposed == applied);
         }
-        self.partitions[p].state.local(fan_out.chat).proposed = fan_out.chat_seq;
+        local.proposed = fan_out.chat_seq;
         self.propose_fan_out(p, fan_out);
     }
 

@@ -15,15 +15,16 @@ pub struct Asker {
     pub correlation: Correlation,
 }
 
-/// What one shard tells another.
+/// What one shard tells another. What comes with every message is held in place: a box would be allocated by one core and
+/// freed by another.
 #[derive(Clone, Debug)]
 pub enum LaneItem {
     /// A client's request, to the shard of the chat's partition.
-    Request(Box<Request>),
+    Request(Request),
     /// The answer to a client's request, to the shard of its connection.
-    Answer(Box<Answer>),
+    Answer(Answer),
     /// A fan-out record, to the shard of a partition of members.
-    FanOut(Box<FanOut>),
+    FanOut(FanOut),
     /// The fan-out records of a chat are applied up to a place, to the shard of the chat's partition.
     Confirm(Confirm),
     /// Do these users have a device? To the shard of their partition.

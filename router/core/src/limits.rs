@@ -37,6 +37,10 @@ pub const OUTBOX_RETRY_US: u64 = 200 * MS;
 /// each waits some 20 ms for its turn anyway, and the writes' share of a message's cost falls from a fifth to a twentieth.
 pub const BUSY_GATHER_US: u64 = MS;
 
+/// How long commands gather after another shard was heard of: what shards tell each other comes in batches, and a write that
+/// is begun for the first of them misses the rest, so that two half-busy shards would write more often than one busy one.
+pub const LANE_GATHER_US: u64 = 200;
+
 /// Raft's tick.
 pub const RAFT_TICK_US: u64 = 100 * MS;
 

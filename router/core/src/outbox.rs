@@ -144,7 +144,7 @@ impl Shard {
         if here {
             self.on_fan_out(fx, &fan_out);
         } else {
-            self.tell(fx, to, LaneItem::FanOut(Box::new(fan_out)));
+            self.tell(fx, to, LaneItem::FanOut(fan_out));
         }
         true
     }

@@ -124,6 +124,8 @@ pub(crate) struct LocalChat {
     pub(crate) proposed: ChatSeq,
     /// The chat's members that live in this partition.
     pub(crate) members: Vec<UserId>,
+    /// The chat's own partition.
+    pub(crate) source: PartitionId,
 }
 
 /// The replicated state of one partition.
@@ -159,17 +161,13 @@ impl PartitionState {
     }
 
     /// A chat as this partition of members knows it; one it has not heard of is empty.
-    pub(crate) fn local(&mut self, chat: ChatId) -> &mut LocalChat {
+    pub(crate) fn local(&mut self, chat: ChatId, source: impl FnOnce() -> PartitionId) -> &mut LocalChat {
         self.locals.entry(chat).or_insert_with(|| LocalChat {
+            source: source(),
             applied: ChatSeq(0),
             proposed: ChatSeq(0),
             members: Vec::new(),
         })
-    }
-
-    /// Up to where a chat's fan-out records are applied and proposed.
-    pub(crate) fn local_marks(&self, chat: ChatId) -> (ChatSeq, ChatSeq) {
-        self.locals.get(&chat).map_or((ChatSeq(0), ChatSeq(0)), |local| (local.applied, local.proposed))
     }
 
     /// The inboxes of a user's devices, in the order in which they were registered.

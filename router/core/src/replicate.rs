@@ -105,7 +105,7 @@ impl Shard {
         partition.origins.push(origin);
         self.gathered_bytes += partition.gather.len_bytes() - before;
         if partition.gather.len_bytes() >= self.entry_close_bytes {
-            let gather = std::mem::take(&mut partition.gather);
+            let gather = partition.gather.close();
             partition.closed.push_back((gather, std::mem::take(&mut partition.origins)));
         }
         self.mark_dirty(p);
@@ -146,14 +146,19 @@ impl Shard {
         self.write_log(fx);
     }
 
-    /// Whether what is gathered is proposed now. While a write is in flight more gathers; so it does while more inputs wait,
-    /// for a little: a busy shard that wrote at once would write a few commands at a time, and pay for the write what they
-    /// cost together. An idle one never waits.
+    /// Whether what is gathered is proposed now. While a write is in flight more gathers; so it does while more inputs wait
+    /// or other shards are at work, for a little: a busy shard that wrote at once would write a few commands at a time, and
+    /// pay for the write what they cost together. An idle one never waits.
     fn may_propose(&self, more: bool) -> bool {
         if self.gathered_bytes >= GATHER_BYTES {
             return true;
         }
-        let patient = more && self.now.mono_us < self.gathering_since_us + limits::BUSY_GATHER_US;
+        let patience_us = match (more, self.lane_heard) {
+            (true, _) => limits::BUSY_GATHER_US,
+            (false, true) => limits::LANE_GATHER_US,
+            (false, false) => 0,
+        };
+        let patient = self.now.mono_us < self.gathering_since_us + patience_us;
         !self.log.is_writing() && !patient
     }
 
@@ -164,7 +169,7 @@ impl Shard {
             return;
         }
         if !partition.gather.is_empty() {
-            let gather = std::mem::take(&mut partition.gather);
+            let gather = partition.gather.close();
             partition.closed.push_back((gather, std::mem::take(&mut partition.origins)));
         }
         while self.propose_one(p) {
@@ -285,6 +290,7 @@ impl Shard {
         }
         if let Some(write) = self.log.next_write() {
             self.counters.writes += 1;
+            self.lane_heard = false;
             fx.list.push(Effect::WriteLog(write));
         }
     }

@@ -67,6 +67,8 @@ pub struct Shard {
     pub(crate) lanes: Lanes,
     /// Items that this shard told itself.
     pub(crate) local: VecDeque<LaneItem>,
+    /// Another shard was heard of since the last write.
+    pub(crate) lane_heard: bool,
     /// Places that wait to be confirmed, committed.
     pub(crate) confirms: Vec<TargetRef>,
     pub(crate) watched: VecDeque<(u64, TargetRef)>,
@@ -125,6 +127,7 @@ impl Shard {
             creating_order: VecDeque::new(),
             lanes: Lanes::new(config.shards),
             local: VecDeque::new(),
+            lane_heard: false,
             confirms: Vec::new(),
             watched: VecDeque::new(),
             timers: Timers::default(),
@@ -154,7 +157,10 @@ impl Shard {
             Input::Disconnected { conn } => self.on_disconnected(conn),
             Input::Detached { conn } => self.on_detached(fx, conn),
             Input::Adopted { conn, moving } => self.on_adopted(fx, conn, *moving),
-            Input::Lane { from: _, item } => self.on_item(fx, item),
+            Input::Lane { from: _, item } => {
+                self.lane_heard = true;
+                self.on_item(fx, item);
+            }
             Input::LogWritten { write } => {
                 self.log.written(write);
                 self.persisted();
@@ -196,7 +202,7 @@ impl Shard {
 
     pub(crate) fn on_item(&mut self, fx: &mut Effects, item: LaneItem) {
         match item {
-            LaneItem::Request(request) => self.on_request(fx, *request),
+            LaneItem::Request(request) => self.on_request(fx, request),
             LaneItem::Answer(answer) => self.on_answer(fx, &answer),
             LaneItem::FanOut(fan_out) => self.on_fan_out(fx, &fan_out),
             LaneItem::Confirm(confirm) => self.on_confirm(fx, confirm),

@@ -53,9 +53,10 @@ impl Shard {
         for other in firsts.chain(watched).chain(self.timers.acks_us).chain(self.timers.confirms_us) {
             due = due.min(other);
         }
-        let patient_until_us = self.gathering_since_us + limits::BUSY_GATHER_US;
-        if self.gathered_bytes > 0 && patient_until_us > self.now.mono_us {
-            due = due.min(patient_until_us);
+        if self.gathered_bytes > 0 && !self.log.is_writing() {
+            // What `may_propose` waits for. In the past: something else is waited for, and brings its own input.
+            let ends_us = [limits::LANE_GATHER_US, limits::BUSY_GATHER_US].map(|us| self.gathering_since_us + us);
+            due = ends_us.into_iter().filter(|end_us| *end_us > self.now.mono_us).fold(due, u64::min);
         }
         if !self.lanes.is_empty() {
             due = due.min(self.now.mono_us + limits::MS);
