@@ -16,6 +16,8 @@ pub(crate) trait Load {
     fn pause(&mut self);
     /// Begun and not done.
     fn outstanding(&self) -> u64;
+    /// How long it was awake with nothing to do.
+    fn idle(&self) -> Duration;
     /// The measured part of a window begins or ends.
     fn measured(&mut self, on: bool) {
         let _ = on;
@@ -29,6 +31,7 @@ pub(crate) struct Sample {
     pub(crate) done: u64,
     pub(crate) wall_ns: u64,
     pub(crate) server_cpu_ns: u64,
+    /// Without what it was awake with nothing to do.
     pub(crate) generator_cpu_ns: u64,
 }
 
@@ -76,7 +79,7 @@ pub(crate) fn window(load: &mut dyn Load, clock: &ProcessClock, window: Window) 
         done: after.done - before.done,
         wall_ns: after.at.duration_since(before.at).as_nanos() as u64,
         server_cpu_ns: after.server_ns - before.server_ns,
-        generator_cpu_ns: after.generator_ns - before.generator_ns,
+        generator_cpu_ns: after.generator_ns.saturating_sub(before.generator_ns),
     })
 }
 
@@ -101,7 +104,8 @@ struct Reading {
 
 fn reading(load: &dyn Load, clock: &ProcessClock) -> anyhow::Result<Reading> {
     let server_ns = clock.now_ns()?;
-    Ok(Reading { done: load.done(), at: Instant::now(), server_ns, generator_ns: cpu::this_thread_ns()? })
+    let generator_ns = cpu::this_thread_ns()?.saturating_sub(load.idle().as_nanos() as u64);
+    Ok(Reading { done: load.done(), at: Instant::now(), server_ns, generator_ns })
 }
 
 fn run_for(load: &mut dyn Load, time: Duration) -> anyhow::Result<()> {

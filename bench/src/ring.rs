@@ -8,7 +8,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use io_uring::types::{Fd, Fixed, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
@@ -51,6 +51,17 @@ pub(crate) struct Ring {
     flights: Vec<Option<Vec<u8>>>,
     listener: Option<OwnedFd>,
     slots: u32,
+    waits: Waits,
+    idle: Duration,
+}
+
+/// How a ring waits when it has nothing to tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waits {
+    /// It sleeps, and whoever sends to it pays for the interrupt that wakes it.
+    Asleep,
+    /// It looks again and again: its core does nothing else.
+    Awake,
 }
 
 impl Ring {
@@ -70,7 +81,12 @@ impl Ring {
         buffers.register(&submitter)?;
         uring.submitter().register_ring_fd()?;
         let flights = (0..slots).map(|_| None).collect();
-        Ok(Ring { uring, buffers, flights, listener: None, slots })
+        Ok(Ring { uring, buffers, flights, listener: None, slots, waits: Waits::Asleep, idle: Duration::ZERO })
+    }
+
+    /// From now on it waits so.
+    pub(crate) fn wait_so(&mut self, waits: Waits) {
+        self.waits = waits;
     }
 
     /// Places for sockets.
@@ -117,13 +133,36 @@ impl Ring {
     #[inline]
     pub(crate) fn turn(&mut self, wait: Duration) -> io::Result<()> {
         self.buffers.publish();
+        if self.waits == Waits::Awake {
+            return self.turn_awake(wait);
+        }
         let want = usize::from(self.uring.completion().is_empty());
         let time = Timespec::from(wait);
-        match self.uring.submitter().submit_with_args(want, &SubmitArgs::new().timespec(&time)) {
-            Ok(_) => Ok(()),
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY)) => Ok(()),
-            Err(error) => Err(error),
+        went(self.uring.submitter().submit_with_args(want, &SubmitArgs::new().timespec(&time)))
+    }
+
+    fn turn_awake(&mut self, wait: Duration) -> io::Result<()> {
+        let mut idle_since = None;
+        loop {
+            let queue = self.uring.submission();
+            let is_due = !queue.is_empty() || queue.taskrun() || queue.cq_overflow();
+            drop(queue);
+            if is_due {
+                went(self.uring.submit())?;
+            }
+            let now = Instant::now();
+            let since = *idle_since.get_or_insert(now);
+            if !self.uring.completion().is_empty() || now - since >= wait {
+                self.idle += now - since;
+                return Ok(());
+            }
+            std::hint::spin_loop();
         }
+    }
+
+    /// How long it was awake with nothing to do.
+    pub(crate) fn idle(&self) -> Duration {
+        self.idle
     }
 
     /// The next thing to tell. What is multishot goes on by itself.
@@ -214,6 +253,15 @@ impl Ring {
             // SAFETY: no argument is passed, and the entries are good, as above.
             let _ = unsafe { self.uring.submitter().enter::<libc::sigset_t>(pending, 0, 0, None) };
         }
+    }
+}
+
+/// What came of a system call that is made again anyway.
+fn went(result: io::Result<usize>) -> io::Result<()> {
+    match result {
+        Ok(_) => Ok(()),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY)) => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

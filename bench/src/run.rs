@@ -17,6 +17,7 @@ use crate::load::{Faults, PairsLoad, Plan};
 use crate::measure::{Sample, Window, window};
 use crate::process::{Server, Start, find_whimbrel};
 use crate::report::Report;
+use crate::ring::Waits;
 use crate::scenario::{Kind, Scenario};
 use crate::stats::median;
 use crate::strace;
@@ -185,7 +186,12 @@ fn subjects(options: &Options, scratch: &Path) -> anyhow::Result<Vec<Subject>> {
 }
 
 fn plan(scenario: &Scenario, pairs: Vec<PairUsers>) -> Plan {
-    Plan { pairs, in_flight: scenario.in_flight, payload_bytes: scenario.payload_bytes }
+    let waits = match scenario.kind {
+        Kind::Pairs => Waits::Awake,
+        // Its core is the second shard's too.
+        Kind::Lanes | Kind::Idle => Waits::Asleep,
+    };
+    Plan { pairs, in_flight: scenario.in_flight, payload_bytes: scenario.payload_bytes, waits }
 }
 
 fn loaded(name: &'static str, command: String, server: Server, data: &Path, plan: Plan) -> anyhow::Result<Subject> {

@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use crate::connect::connect;
 use crate::floor::{ACK_BYTES, DELIVER_BYTES, ECHO_BYTES, SEND_BYTES, SENT_BYTES};
 use crate::measure::Load;
-use crate::ring::{BufferShape, Event, Ring};
+use crate::ring::{BufferShape, Event, Ring, Waits};
 
 static MESSAGE: [u8; SEND_BYTES] = [b'm'; SEND_BYTES];
 static ACK: [u8; ACK_BYTES] = [b'k'; ACK_BYTES];
@@ -49,6 +49,7 @@ impl FloorLoad {
 
     fn new(address: SocketAddr, connections: u32, shape: Shape) -> anyhow::Result<FloorLoad> {
         let mut ring = Ring::new(connections, BUFFERS).context("make an io_uring")?;
+        ring.wait_so(Waits::Awake);
         // One after the other: the server numbers them in the order in which it accepts.
         for slot in 0..connections {
             ring.adopt(slot, connect(address)?).context("hand a socket to io_uring")?;
@@ -125,6 +126,10 @@ impl Load for FloorLoad {
 
     fn done(&self) -> u64 {
         self.done
+    }
+
+    fn idle(&self) -> Duration {
+        self.ring.idle()
     }
 
     fn resume(&mut self) {

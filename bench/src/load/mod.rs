@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 
 use crate::measure::Load;
-use crate::ring::{BufferShape, Event, Ring};
+use crate::ring::{BufferShape, Event, Ring, Waits};
 use crate::stats::Times;
 use crate::token::Minter;
 
@@ -40,6 +40,9 @@ pub(crate) struct Plan {
     pub(crate) pairs: Vec<PairUsers>,
     pub(crate) in_flight: u32,
     pub(crate) payload_bytes: usize,
+    /// Awake where the load has a core to itself: a load that sleeps is woken by the server's sends, at the server's cost, the
+    /// more often the less it has to do. A client elsewhere costs no such thing.
+    pub(crate) waits: Waits,
 }
 
 /// See the [module](self).
@@ -65,6 +68,7 @@ impl PairsLoad {
         let mut senders: Vec<&mut Joined> = joined.iter_mut().step_by(2).collect();
         let chats = login::make_chats(&mut senders, &plan.pairs)?;
         let mut ring = Ring::new(joined.len() as u32, BUFFERS).context("make an io_uring")?;
+        ring.wait_so(plan.waits);
         let mut peers = Peers::new(plan, chats.into_iter().map(Pair::new).collect());
         for (slot, joined) in joined.into_iter().enumerate() {
             let (floor, inbox_seq) = (joined.floor, joined.inbox_seq);
@@ -124,6 +128,10 @@ impl Load for PairsLoad {
 
     fn done(&self) -> u64 {
         self.peers.done
+    }
+
+    fn idle(&self) -> Duration {
+        self.ring.idle()
     }
 
     fn resume(&mut self) {

@@ -345,12 +345,13 @@ impl Peers {
 mod tests {
     use super::*;
     use crate::load::users;
+    use crate::ring::Waits;
     use whimbrel_wire::{ClientFrame, DeliverFields, ErrorFields, Payload, SentFields};
 
     const CHAT: Chat = Chat { id: 77, last_client_seq: 40 };
 
     fn rig(in_flight: u32) -> Peers {
-        let plan = Plan { pairs: users::pairs(1), in_flight, payload_bytes: 128 };
+        let plan = Plan { pairs: users::pairs(1), in_flight, payload_bytes: 128, waits: Waits::Asleep };
         let mut peers = Peers::new(&plan, vec![Pair::new(CHAT)]);
         peers.join(Decoder::default(), 0, 0);
         peers.join(Decoder::default(), 3, 3);

@@ -15,6 +15,7 @@ use whimbrel_wire::{
 
 use super::{Faults, PairsLoad, Plan, users};
 use crate::measure::{Load, drain};
+use crate::ring::Waits;
 use crate::token::Minter;
 
 /// What the server does to the message with this `client_seq` of each sender.
@@ -145,7 +146,7 @@ fn minter() -> Minter {
 
 /// Ten messages a pair and more, on three pairs.
 fn faults(trick: Trick) -> Faults {
-    let plan = Plan { pairs: users::pairs(3), in_flight: 4, payload_bytes: 128 };
+    let plan = Plan { pairs: users::pairs(3), in_flight: 4, payload_bytes: 128, waits: Waits::Asleep };
     let mut load = PairsLoad::start(serve(trick), &minter(), &plan).unwrap();
     load.measured(true);
     load.resume();
