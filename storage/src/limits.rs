@@ -19,7 +19,7 @@ pub const BATCH_BYTES: u32 = 256 << 10;
 pub const BATCH_MAX_BYTES: u32 = 1 << 20;
 
 /// Memory for batches that are gathering, queued, being written, or still viewed.
-pub const STAGING_BYTES: u32 = 4 << 20;
+pub const STAGING_BYTES: u32 = 8 << 20;
 
 /// Prepared segments kept ahead of the one being filled.
 pub const SPARES: u32 = 2;

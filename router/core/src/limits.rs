@@ -37,9 +37,17 @@ pub const OUTBOX_RETRY_US: u64 = 200 * MS;
 /// each waits some 20 ms for its turn anyway, and the writes' share of a message's cost falls from a fifth to a twentieth.
 pub const BUSY_GATHER_US: u64 = MS;
 
-/// How long commands gather after another shard was heard of: what shards tell each other comes in batches, and a write that
-/// is begun for the first of them misses the rest, so that two half-busy shards would write more often than one busy one.
-pub const LANE_GATHER_US: u64 = 200;
+/// How long commands gather after another shard was heard of, if they come at a pace of [`LANE_PACE`]: what shards tell each
+/// other comes in batches, and a write that is begun for the first of them misses the rest, so that two half-busy shards
+/// would write more often than one busy one.
+pub const LANE_GATHER_US: u64 = MS;
+
+/// Commands in a millisecond from which a shard among others lets them gather. So many share a write that is put off, which
+/// is then a tenth of what they cost; below it nothing waits.
+pub const LANE_PACE: u32 = 16;
+
+/// How long a shard among others, at that pace, may let inputs gather before it wakes for them.
+pub const LANE_REST_US: u64 = 100;
 
 /// Raft's tick.
 pub const RAFT_TICK_US: u64 = 100 * MS;
@@ -81,7 +89,7 @@ impl Default for Bounds {
             queue_max_bytes: 1024 * 1024,
             login_us: 10_000 * MS,
             keepalive_us: 90_000 * MS,
-            gather_max_bytes: 2 * 1024 * 1024,
+            gather_max_bytes: 4 * 1024 * 1024,
             inbox_pointers: 8_000_000,
             lane_backlog: 16_384,
             retry_after_ms: 200,
@@ -95,8 +103,8 @@ const _: () = {
     // What a client may have unanswered in one chat is found again after a reconnect.
     assert!(SENDS_IN_FLIGHT_MAX as usize <= ANSWERS_KEPT);
     // Commands in hand and their batch find room in the staging ring.
-    assert!(2 * 1024 * 1024 + STAGING_RESERVE_BYTES < 4 * 1024 * 1024);
+    assert!(4 * 1024 * 1024 + STAGING_RESERVE_BYTES < 8 * 1024 * 1024);
     // The largest frame fits the gather bound many times.
-    assert!(wire::FRAME_MAX_BYTES * 16 <= 2 * 1024 * 1024);
+    assert!(wire::FRAME_MAX_BYTES * 16 <= 4 * 1024 * 1024);
     assert!(ACK_GATHER_US * 2 <= 1000 * MS);
 };

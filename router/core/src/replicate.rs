@@ -101,6 +101,7 @@ impl Shard {
         if self.gathered_bytes == 0 {
             self.gathering_since_us = self.now.mono_us;
         }
+        self.pace.count(self.now.mono_us);
         let partition = &mut self.partitions[p];
         partition.origins.push(origin);
         self.gathered_bytes += partition.gather.len_bytes() - before;
@@ -153,13 +154,29 @@ impl Shard {
         if self.gathered_bytes >= GATHER_BYTES {
             return true;
         }
-        let patience_us = match (more, self.lane_heard) {
-            (true, _) => limits::BUSY_GATHER_US,
-            (false, true) => limits::LANE_GATHER_US,
-            (false, false) => 0,
+        let patience_us = match more {
+            true => limits::BUSY_GATHER_US,
+            false if self.is_among_busy() => limits::LANE_GATHER_US,
+            false => 0,
         };
         let patient = self.now.mono_us < self.gathering_since_us + patience_us;
         !self.log.is_writing() && !patient
+    }
+
+    /// Other shards were heard of since the last write, and there is much to do.
+    fn is_among_busy(&self) -> bool {
+        self.lane_heard && self.pace.per_ms(self.now.mono_us) >= limits::LANE_PACE
+    }
+
+    /// How long inputs may gather before the shard is woken for the first of them, in microseconds; 0 if it should be at once.
+    /// A shard that works hand in hand with others at a high pace does more in fewer turns.
+    pub fn rest_us(&self) -> u64 {
+        if self.is_among_busy() { limits::LANE_REST_US } else { 0 }
+    }
+
+    /// Whether so much is gathered, and can be written, that the turn should end now rather than take in more.
+    pub fn is_full(&self) -> bool {
+        self.gathered_bytes >= GATHER_BYTES && self.log.has_room(self.gathered_bytes)
     }
 
     /// Proposes what is gathered for a partition, as far as the staging ring has room, and appends each entry at once.
@@ -292,6 +309,35 @@ impl Shard {
             self.counters.writes += 1;
             self.lane_heard = false;
             fx.list.push(Effect::WriteLog(write));
+        }
+    }
+}
+
+/// Commands in each millisecond.
+#[derive(Debug, Default)]
+pub(crate) struct Pace {
+    ms: u64,
+    count: u32,
+    /// Of the millisecond before.
+    before: u32,
+}
+
+impl Pace {
+    fn count(&mut self, now_us: u64) {
+        let ms = now_us / limits::MS;
+        if ms != self.ms {
+            self.before = if ms == self.ms + 1 { self.count } else { 0 };
+            (self.ms, self.count) = (ms, 0);
+        }
+        self.count = self.count.saturating_add(1);
+    }
+
+    /// Of this millisecond or the one before, whichever had more.
+    fn per_ms(&self, now_us: u64) -> u32 {
+        match (now_us / limits::MS).saturating_sub(self.ms) {
+            0 => self.count.max(self.before),
+            1 => self.count,
+            _ => 0,
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::io::{Effect, Effects, Fatal, Input, Now, ShardConfig};
 use crate::lane::LaneItem;
 use crate::outbox::{Lanes, TargetRef};
 use crate::partition::PartitionState;
-use crate::replicate::{Partition, Persisting};
+use crate::replicate::{Pace, Partition, Persisting};
 use crate::store::{LogStore, Stored};
 use crate::timers::Timers;
 
@@ -67,6 +67,7 @@ pub struct Shard {
     pub(crate) lanes: Lanes,
     /// Items that this shard told itself.
     pub(crate) local: VecDeque<LaneItem>,
+    pub(crate) pace: Pace,
     /// Another shard was heard of since the last write.
     pub(crate) lane_heard: bool,
     /// Places that wait to be confirmed, committed.
@@ -127,6 +128,7 @@ impl Shard {
             creating_order: VecDeque::new(),
             lanes: Lanes::new(config.shards),
             local: VecDeque::new(),
+            pace: Pace::default(),
             lane_heard: false,
             confirms: Vec::new(),
             watched: VecDeque::new(),

@@ -55,8 +55,10 @@ impl Shard {
         }
         if self.gathered_bytes > 0 && !self.log.is_writing() {
             // What `may_propose` waits for. In the past: something else is waited for, and brings its own input.
-            let ends_us = [limits::LANE_GATHER_US, limits::BUSY_GATHER_US].map(|us| self.gathering_since_us + us);
-            due = ends_us.into_iter().filter(|end_us| *end_us > self.now.mono_us).fold(due, u64::min);
+            let end_us = self.gathering_since_us + limits::BUSY_GATHER_US.max(limits::LANE_GATHER_US);
+            if end_us > self.now.mono_us {
+                due = due.min(end_us);
+            }
         }
         if !self.lanes.is_empty() {
             due = due.min(self.now.mono_us + limits::MS);

@@ -106,13 +106,15 @@ fn watch(running: &Shards, shards: u16, announce: impl Fn()) -> anyhow::Result<i
         let timeout = stopping_since.filter(|_| !reported).map(|since| STOP_PATIENCE.saturating_sub(since.elapsed()));
         match running.wait(timeout) {
             Some(Told::Opened(shard)) => tracing::debug!(shard = shard.0, "its log is read"),
-            Some(Told::Ready(_)) => {
+            Some(Told::Ready(shard)) => {
+                tracing::debug!(shard = shard.0, "all its partitions serve");
                 ready += 1;
                 if ready == all {
                     running.accept();
                 }
             }
-            Some(Told::Listening(_)) => {
+            Some(Told::Listening(shard)) => {
+                tracing::debug!(shard = shard.0, "it accepts connections");
                 listening += 1;
                 if listening == all {
                     announce();

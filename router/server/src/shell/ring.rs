@@ -125,6 +125,9 @@ pub(super) enum Wait {
     Look,
     /// Until there is one, or this time is over.
     UpTo(Duration),
+    /// As `UpTo`, but at the first completion the shard sleeps on for up to so many microseconds from the beginning, that
+    /// others join it. Where the kernel cannot (before 6.12), it is as `UpTo`.
+    Gather(Duration, u32),
 }
 
 /// What the ring did, for metrics.
@@ -389,6 +392,16 @@ impl Ring {
                 let time = Timespec::from(time);
                 self.uring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&time))
             }
+            Wait::Gather(time, gather_us) if reaped == 0 => {
+                self.counters.enters += 1;
+                let time = Timespec::from(time);
+                let args = SubmitArgs::new().timespec(&time);
+                if self.uring.params().is_feature_min_timeout() {
+                    self.uring.submitter().submit_with_args(GATHER, &args.min_wait_usec(gather_us))
+                } else {
+                    self.uring.submitter().submit_with_args(1, &args)
+                }
+            }
             // To ask for as many completions as there can be makes the kernel run all of its deferred work, also what brings
             // no completion; what it left would never write the event. Without time to wait for them it does not wait.
             Wait::Look => {
@@ -396,8 +409,8 @@ impl Ring {
                 let time = Timespec::new();
                 self.uring.submitter().submit_with_args(COMPLETIONS as usize, &SubmitArgs::new().timespec(&time))
             }
-            Wait::UpTo(_) | Wait::No if !self.has_work() => return Ok(reaped == 0),
-            Wait::UpTo(_) | Wait::No => self.enter_once(),
+            _ if !self.has_work() => return Ok(reaped == 0),
+            _ => self.enter_once(),
         };
         loop {
             match result.map_err(|error| (error.raw_os_error(), error)) {

@@ -270,6 +270,9 @@ impl Shell {
                         self.shard.handle(now, Input::Received { conn, bytes }, &mut self.effects);
                     }
                     self.ring.give_back(filled);
+                    if self.shard.is_full() {
+                        return;
+                    }
                 }
                 Completion::Sent { slot, queue, result } => {
                     if let Some((conn, bytes)) = self.conns.sent(slot, queue, result, &mut self.ring) {
@@ -487,7 +490,9 @@ impl Shell {
     /// Submits, and waits for a completion: a moment in the ring, then, if it must be, by glommio.
     async fn sleep(&mut self, now_us: u64, until_us: Option<u64>) -> io::Result<()> {
         let left = Duration::from_micros(until_us.map_or(u64::MAX, |until_us| until_us - now_us));
-        let quiet = self.ring.enter(Wait::UpTo(left.min(SHORT_WAIT)))?;
+        let time = left.min(SHORT_WAIT);
+        let gather_us = u32::try_from(self.shard.rest_us()).unwrap_or(0);
+        let quiet = self.ring.enter(if gather_us > 0 { Wait::Gather(time, gather_us) } else { Wait::UpTo(time) })?;
         if quiet && left > SHORT_WAIT {
             if let Some(until_us) = until_us {
                 self.ring.alarm(now_us, until_us);
