@@ -47,7 +47,7 @@ pub const LANE_GATHER_US: u64 = MS;
 pub const LANE_PACE: u32 = 16;
 
 /// How long a shard among others, at that pace, may let inputs gather before it wakes for them.
-pub const LANE_REST_US: u64 = 100;
+pub const LANE_REST_US: u64 = 500;
 
 /// Raft's tick.
 pub const RAFT_TICK_US: u64 = 100 * MS;

@@ -83,17 +83,18 @@ impl Access {
             crate::cli::args::SERVER => String::new(),
             other => format!(" --listen {other}"),
         };
-        format!("whimbrel serve --dev{}{listen}", data_option(&self.data))
+        format!("{} serve --dev{}{listen}", program(), data_option(&self.data))
     }
 
     /// The command that makes a device of `user` exist.
     pub(super) fn register_command(&self, user: &str) -> String {
-        format!("whimbrel recv --as {user} --count 0{}{}", data_option(&self.data), self.server_option())
+        format!("{} recv --as {user} --count 0{}{}", program(), data_option(&self.data), self.server_option())
     }
 
     /// The command by which `user` talks to this one.
     pub(super) fn chat_command(&self, user: &str) -> String {
-        format!("whimbrel chat --as {user} --to {}{}{}", self.user, data_option(&self.data), self.server_option())
+        let (data, server) = (data_option(&self.data), self.server_option());
+        format!("{} chat --as {user} --to {}{data}{server}", program(), self.user)
     }
 
     fn server_option(&self) -> String {
@@ -141,8 +142,15 @@ impl Access {
 
     fn token_command(&self) -> String {
         let device = if self.device == 1 { String::new() } else { format!(" --device {}", self.device) };
-        format!("whimbrel token --user {}{device}{}", self.user, data_option(&self.data))
+        format!("{} token --user {}{device}{}", program(), self.user, data_option(&self.data))
     }
+}
+
+/// This program as it was called, so that a command that is proposed can be called too: it need not be in `PATH`.
+fn program() -> String {
+    let called = std::env::args_os().next().and_then(|name| name.into_string().ok());
+    let usable = |name: &String| name.contains('/') && !name.contains(|c: char| c.is_whitespace() || "'\"\\$`".contains(c));
+    called.filter(usable).unwrap_or_else(|| "whimbrel".to_owned())
 }
 
 /// The option that names `data`, where it is not the default.
@@ -158,7 +166,8 @@ pub(super) fn no_dev_key(data: &Path, otherwise: &str) -> anyhow::Error {
     Failure::with_remedy(
         format!("no development key in {}", data.display()),
         format!(
-            "start the server once with `whimbrel serve --dev{}`, or name its data directory with --data{otherwise}",
+            "start the server once with `{} serve --dev{}`, or name its data directory with --data{otherwise}",
+            program(),
             data_option(data)
         ),
     )

@@ -277,10 +277,19 @@ pub(crate) fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 /// Tells of a failure and what to do about it.
 fn report(error: &anyhow::Error) {
-    eprintln!("whimbrel: {error:#}");
+    eprintln!("whimbrel: {}", in_one_line(error));
     if let Some(remedy) = error.downcast_ref::<Failure>().and_then(Failure::remedy) {
         eprintln!("  {remedy}");
     }
+}
+
+/// An error and its causes. Many tell of their cause themselves: it is not told again.
+fn in_one_line(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| match told.as_str() {
+        "" => cause,
+        told_already if told_already.ends_with(&cause) => told,
+        _ => format!("{told}: {cause}"),
+    })
 }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {

@@ -3,6 +3,8 @@
 //! The name of a connection is its slot in the ring's table of descriptors, which the kernel chooses, and a generation. A slot
 //! is closed, and so can come again, only when nothing is in flight on it; no completion is ever late for another connection.
 
+#![forbid(unsafe_code)]
+
 use std::collections::VecDeque;
 
 use bytes::Bytes;

@@ -1,5 +1,7 @@
 //! What the node's main thread and its shards tell each other, and the clock that they share.
 
+#![forbid(unsafe_code)]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;

@@ -6,6 +6,8 @@
 //! No wake is lost: a shard that will sleep says so first and looks at its lanes then; one that has put a batch into a lane looks
 //! afterwards whether its peer sleeps. With a full fence between the two steps of both, at least one sees the other's.
 
+#![forbid(unsafe_code)]
+
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering, fence};
@@ -185,6 +187,11 @@ impl Lanes {
     /// Whether a batch found no place, or a lane had no room at the last look at `room`.
     pub(super) fn is_stuck(&self, room: &[usize]) -> bool {
         room.contains(&0) || self.pending.iter().any(|batch| !batch.items.is_empty() || !batch.arrivals.is_empty())
+    }
+
+    /// Wakes all shards by their eventfds, where a ring could not be told.
+    pub(super) fn wake_all(&self) {
+        self.mesh.wake_all();
     }
 
     /// The next batch from another shard.

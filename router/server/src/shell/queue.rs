@@ -1,6 +1,8 @@
 //! What is to be sent on one connection, in order: frames copied together, and payloads straight from the log between them.
 //! It lives on the shard's core, only while a connection has something to send.
 
+#![forbid(unsafe_code)]
+
 use bytes::Bytes;
 
 /// A queue that goes back into the pool keeps at most so much memory.

@@ -21,7 +21,7 @@ use super::buffers::{Buffers, Filled, GROUP};
 use super::queue::SendQueue;
 
 /// Requests that are submitted at once at most.
-const SUBMISSIONS: u32 = 1024;
+pub(super) const SUBMISSIONS: u32 = 1024;
 
 /// Completions that wait at most before the kernel keeps them elsewhere: one for each connection that is busy, twice.
 const COMPLETIONS: u32 = 8192;
@@ -66,6 +66,8 @@ pub(super) enum Completion {
     LogWritten { write: WriteId, result: Result<(), String> },
     /// The time of [`Ring::alarm`] has come, another shard has something, or nothing has happened.
     Woken,
+    /// Another shard could not be woken through its ring.
+    NotWoken { errno: i32 },
     /// A request of which only the failure is told has failed.
     Failed { what: &'static str, errno: i32 },
 }
@@ -267,10 +269,10 @@ impl Ring {
         if index >= self.flights.len() {
             self.flights.resize_with(index + 1, || None);
         }
-        if self.scratch.messages.len() == VECTORED_MAX {
-            self.flush();
-        }
         self.counters.sends += 1;
+        if queue.single().is_none() {
+            self.reserve();
+        }
         let flight = &mut self.flights[index];
         assert!(flight.is_none(), "one send in flight on a connection");
         // The box keeps the queue where it is: the addresses below stay the same when it is moved into its place.
@@ -338,6 +340,7 @@ impl Ring {
         if self.alarm_us.is_some_and(|armed| armed <= at_us) {
             return;
         }
+        self.reserve();
         let time = Timespec::from(Duration::from_micros(at_us.saturating_sub(now_us)));
         self.scratch.times.push(Box::new(time));
         let time: *const Timespec = &**self.scratch.times.last().expect("it was pushed just now");
@@ -492,7 +495,7 @@ impl Ring {
             Tag::Wake if number == 0 => Completion::Woken,
             // The alarm rang, or what was to be cancelled completed, in the meantime.
             Tag::AlarmUpdate | Tag::Cancel => Completion::Woken,
-            Tag::Wake => failed("wake another shard"),
+            Tag::Wake => Completion::NotWoken { errno: -result },
             Tag::Close => failed("close a socket"),
             Tag::Shutdown => Completion::Shut { slot },
         }
@@ -503,11 +506,20 @@ impl Ring {
         self.push(entry.flags(squeue::Flags::SKIP_SUCCESS).user_data(Tag::Cancel.with(0)));
     }
 
+    /// Makes room for one request that points into [`Scratch`], and for what it puts there: between that and its push nothing
+    /// may be submitted, for a submission clears the scratch.
+    fn reserve(&mut self) {
+        while self.uring.submission().is_full() || self.scratch.messages.len() == VECTORED_MAX {
+            self.flush();
+        }
+    }
+
     #[inline]
     fn push(&mut self, entry: squeue::Entry) {
         loop {
             // SAFETY: every caller puts what the entry points to into `flights`, `log` or `scratch` first, which hold it
-            // for as long as the invariant in the head of this file says.
+            // for as long as the invariant in the head of this file says: what lies in `scratch` was put there after
+            // `reserve`, so that this push succeeds at once.
             if unsafe { self.uring.submission().push(&entry) }.is_ok() {
                 return;
             }
@@ -534,7 +546,7 @@ impl Ring {
 }
 
 impl Scratch {
-    /// The header of a send in pieces. There is room: the caller submits before there is none.
+    /// The header of a send in pieces. There is room: [`Ring::reserve`] comes first.
     fn message(&mut self, queue: &SendQueue) -> *const libc::msghdr {
         let from = self.pieces.len();
         for piece in queue.pieces().take(PIECES_MAX) {
@@ -545,7 +557,8 @@ impl Scratch {
         let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
         message.msg_iov = self.pieces[from..].as_ptr().cast_mut();
         message.msg_iovlen = count;
-        debug_assert!(self.pieces.capacity() >= VECTORED_MAX * PIECES_MAX && self.messages.len() < VECTORED_MAX);
+        // Neither of the two may move while entries that point into it wait to be submitted.
+        assert!(self.messages.len() < VECTORED_MAX && self.pieces.len() <= VECTORED_MAX * PIECES_MAX);
         self.messages.push(message);
         self.messages.last().expect("it was pushed just now")
     }

@@ -1,5 +1,7 @@
 //! A shard's segment files: the one that is being written, and a thread that makes new ones.
 
+#![forbid(unsafe_code)]
+
 use std::fs::File;
 use std::io;
 use std::rc::Rc;

@@ -16,7 +16,7 @@ use whimbrel_core::lane::{Confirm, LaneItem};
 
 use super::conn::{Conns, News};
 use super::lane::{Lanes, Mesh};
-use super::ring::{Completion, Ring, Wait};
+use super::ring::{Completion, Ring, SUBMISSIONS, Wait};
 use super::sleep::Waker;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -129,7 +129,7 @@ impl Station {
             Completion::Shut { slot } => conns.was_shut(slot, ring),
             Completion::MovedIn { id, slot } => heard.push(Heard::MovedIn(id, slot)),
             Completion::Woken => {}
-            Completion::LogWritten { .. } | Completion::Failed { .. } => panic!("{completion:?}"),
+            Completion::LogWritten { .. } | Completion::NotWoken { .. } | Completion::Failed { .. } => panic!("{completion:?}"),
         }
     }
 
@@ -175,6 +175,51 @@ fn frames_and_payloads_arrive_in_order_and_are_counted() {
     let mut got = vec![0; expected.len()];
     client.read_exact(&mut got).unwrap();
     assert_eq!(got, expected);
+}
+
+/// The queue of requests runs full in the middle of sends in pieces: what describes the pieces is cleared by a submission, and
+/// must not be used again for the next ones before the kernel has read it.
+#[test]
+fn pieces_stay_with_their_connection_when_the_submission_queue_runs_full() {
+    let mut station = Station::new();
+    let mut clients: Vec<_> = (0..8).map(|_| station.connect()).collect();
+    for before in 0..8 {
+        station.submit();
+        // With the one that ends it, so many places are left as there are sends before it runs full.
+        station.ring.murmur(SUBMISSIONS as usize - before - 1);
+        for (number, (_, conn)) in clients.iter().enumerate() {
+            let number = number as u8;
+            station.conns.send(*conn, &[number; 9], Some(Bytes::from(vec![number; 2_000 + usize::from(number)])));
+        }
+        station.submit();
+        for (number, (client, _)) in clients.iter_mut().enumerate() {
+            let mut got = vec![0; 9 + 2_000 + number];
+            client.read_exact(&mut got).unwrap();
+            assert!(got.iter().all(|&byte| usize::from(byte) == number), "{number} got another's bytes");
+        }
+        // Their completions.
+        for _ in 0..clients.len() {
+            station.until(|heard| matches!(heard, Heard::Written(..)).then_some(()));
+        }
+    }
+}
+
+/// The same for the time of an alarm, which would be freed.
+#[test]
+fn an_alarm_rings_although_the_submission_queue_was_full() {
+    let mut ring = Ring::new(4).unwrap();
+    ring.murmur(SUBMISSIONS as usize - 1);
+    ring.alarm(0, 1_000);
+    let mut woken = 0;
+    // The murmur's end, and the alarm.
+    while woken < 2 {
+        let quiet = ring.enter(Wait::UpTo(PATIENCE)).unwrap();
+        assert!(!quiet, "it never rings");
+        while let Some(completion) = ring.next() {
+            assert!(matches!(completion, Completion::Woken), "{completion:?}");
+            woken += 1;
+        }
+    }
 }
 
 #[test]

@@ -3,6 +3,8 @@
 //!
 //! The shell decides nothing: it turns completions into [`Input`]s and [`Effect`]s into requests.
 
+#![forbid(unsafe_code)]
+
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -293,6 +295,11 @@ impl Shell {
                 Completion::MovedOut { slot, result } => self.moved_out(slot, result),
                 Completion::MovedIn { id, slot } => self.half_came(now, id, Half::Slot(slot)),
                 Completion::Woken => {}
+                Completion::NotWoken { errno } => {
+                    let error = io::Error::from_raw_os_error(errno);
+                    tracing::warn!(shard = self.id.0, %error, "cannot wake a shard through its ring; all are woken another way");
+                    self.lanes.wake_all();
+                }
                 Completion::Failed { what, errno } => {
                     let error = io::Error::from_raw_os_error(errno);
                     tracing::warn!(shard = self.id.0, %error, "cannot {what}");

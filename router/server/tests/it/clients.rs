@@ -55,7 +55,7 @@ fn a_long_backlog_comes_whole() {
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    let all: Vec<String> = (0..500).map(|n| format!("message {n}")).collect();
+    let all: Vec<String> = (0..300).map(|n| format!("message {n}")).collect();
     chat.stdin.take().unwrap().write_all(all.join("\n").as_bytes()).unwrap();
     assert_eq!(wait(&mut chat).code(), Some(0));
     let some = json_lines(&server.ok(&["recv", "--as", "bob", "--count", "100", "--json"]));

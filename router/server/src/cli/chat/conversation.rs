@@ -72,8 +72,19 @@ pub(super) struct Conversation {
     patient: bool,
     /// No more input will come.
     ended: bool,
+    /// Messages that were not taken, and never will be.
+    failed: usize,
     /// Until when what is under way is waited for: at the end, and where no more input is taken.
     leaving: Option<Instant>,
+}
+
+/// What became of what was typed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Outcome {
+    /// Messages that are kept for the next time.
+    pub(super) kept: usize,
+    /// Messages that were not taken.
+    pub(super) failed: usize,
 }
 
 /// What a conversation is made of.
@@ -110,14 +121,15 @@ impl Conversation {
             was_up: false,
             said_down: false,
             ended: false,
+            failed: 0,
             leaving: None,
         };
         conversation.set_prompt();
         conversation
     }
 
-    /// Goes on until the person leaves. The number of messages that are kept for the next time.
-    pub(super) fn run(&mut self) -> anyhow::Result<usize> {
+    /// Goes on until the person leaves.
+    pub(super) fn run(&mut self) -> anyhow::Result<Outcome> {
         self.pick_up()?;
         while !self.over() {
             let wake_at = self.next_wake();
@@ -129,7 +141,7 @@ impl Conversation {
             self.show_waiting()?;
         }
         self.link.settle(LEAVE_TERMINAL)?;
-        Ok(self.kept())
+        Ok(Outcome { kept: self.kept(), failed: self.failed })
     }
 
     /// What a former process left unsent.
@@ -205,10 +217,12 @@ impl Conversation {
 
     fn on_message(&mut self, text: &str) -> anyhow::Result<()> {
         let Some(to) = self.current.clone() else {
+            self.failed += 1;
             return self.notice("to whom? /to NAME begins a chat");
         };
         if text.len() > whimbrel_wire::limits::PAYLOAD_MAX_BYTES {
             let max = whimbrel_wire::limits::PAYLOAD_MAX_BYTES;
+            self.failed += 1;
             return self.notice(&format!("not sent: it has {} bytes, a message has at most {max}", text.len()));
         }
         // After a draft to the same chat it is a draft too: they go out in the order in which they were typed.
@@ -430,21 +444,23 @@ impl Conversation {
     }
 
     fn not_sent(&mut self, text: &str, refusal: &Refusal) -> anyhow::Result<()> {
+        self.failed += 1;
         self.screen.show(Tone::Own, &format!("✗ not sent: {} ({})", printable(text), problem::reason(refusal)))
     }
 
     /// Shows what is not stored after a moment, so that a typed line never just disappears.
     fn show_waiting(&mut self) -> anyhow::Result<()> {
-        let due = |since: Instant, up: bool| !up || since.elapsed() >= SHOWN_AS_WAITING_AFTER;
-        let up = self.link.is_up();
+        // While the first connection is being made nobody waits yet.
+        let due = |since: Instant, down: bool| down || since.elapsed() >= SHOWN_AS_WAITING_AFTER;
+        let down = self.said_down;
         let mut shown: Vec<(Target, String)> = Vec::new();
         for message in self.under_way.values_mut() {
-            if !message.shown_waiting && due(message.typed_at, up) {
+            if !message.shown_waiting && due(message.typed_at, down) {
                 message.shown_waiting = true;
                 shown.push((message.to.clone(), message.text.clone()));
             }
         }
-        let (now_due, later) = std::mem::take(&mut self.unshown).into_iter().partition(|(since, _)| due(*since, up));
+        let (now_due, later) = std::mem::take(&mut self.unshown).into_iter().partition(|(since, _)| due(*since, down));
         self.unshown = later;
         shown.extend(Vec::into_iter(now_due).map(|(_, draft)| (draft.to, draft.text)));
         for (to, text) in shown {

@@ -17,7 +17,7 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 
 use crate::cli::access::Access;
 use crate::cli::args::Target;
-use crate::cli::chat::conversation::{Conversation, Parts};
+use crate::cli::chat::conversation::{Conversation, Outcome, Parts};
 use crate::cli::chat::keyboard::{Input, Prompt, Take};
 use crate::cli::chat::screen::Screen;
 use crate::cli::link::Link;
@@ -67,7 +67,7 @@ fn in_terminal(begin: Begin, take: Arc<Take>) -> anyhow::Result<ExitCode> {
     keyboard::read_terminal(&mut editor, &prompt, take)?;
     // What is shown from here on is written at once and not above a line that is being typed.
     drop(editor);
-    let kept = talk.join().map_err(|_| anyhow!("the conversation's thread panicked"))?;
+    let Outcome { kept, .. } = talk.join().map_err(|_| anyhow!("the conversation's thread panicked"))?;
     if kept > 0 {
         Out::stdout().line(&kept_line(kept, &user))?;
     }
@@ -96,8 +96,11 @@ fn plain(begin: Begin, take: Arc<Take>) -> anyhow::Result<ExitCode> {
         }
     });
     match conversation.run()? {
-        0 => Ok(ExitCode::SUCCESS),
-        kept => Err(Failure::with_remedy(kept_line(kept, &user), format!("start the server: {remedy}")).into()),
+        Outcome { kept: 0, failed: 0 } => Ok(ExitCode::SUCCESS),
+        Outcome { kept: 0, failed } => Err(Failure::new(format!("{} not sent", lines::messages(failed))).into()),
+        Outcome { kept, .. } => {
+            Err(Failure::with_remedy(kept_line(kept, &user), format!("start the server: {remedy}")).into())
+        }
     }
 }
 
