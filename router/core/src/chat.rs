@@ -8,7 +8,9 @@ use whimbrel_wire::{
 
 use crate::ids::{ChatId, ClientSeq, ConnId, Correlation, DeviceId, UserId};
 use crate::io::Effects;
-use crate::lane::{Answer, Ask, AskUsers, Asker, ChatFacts, LaneItem, Reply, Request, SentStatus, UsersFound, UsersKnown};
+use crate::lane::{
+    Answer, Ask, AskUsers, Asker, ChatFacts, LaneItem, Reply, Request, SentStatus, UsersFound, UsersKnown,
+};
 use crate::limits;
 use crate::partition::{Answered, Chat, PayloadMark};
 use crate::replicate::Origin;
@@ -132,12 +134,17 @@ impl Shard {
         let chat = ChatId(whimbrel_wire::chat_id(send.chat()));
         let (client_seq, prev) = (ClientSeq(seq), ClientSeq(send.prev()));
         if seq == 0 || prev >= client_seq {
-            return self.on_answer(fx, &Answer { asker, reply: Reply::refused(Code::BadClientSeq, Kind::Send, seq, "") });
+            return self
+                .on_answer(fx, &Answer { asker, reply: Reply::refused(Code::BadClientSeq, Kind::Send, seq, "") });
         }
         let partition = route::partition_of_chat(chat, self.config.partitions);
         if self.config.shard_of(partition) == self.config.shard {
             // No copy of the payload but the one into the entry.
-            self.store_message(fx, self.rank(partition), Message { asker, user, device, chat, client_seq, prev, payload });
+            self.store_message(
+                fx,
+                self.rank(partition),
+                Message { asker, user, device, chat, client_seq, prev, payload },
+            );
         } else {
             let ask = Ask::Send { chat, client_seq, prev, payload: Bytes::copy_from_slice(payload) };
             self.forward(fx, chat, Request { asker, user, device, ask });
@@ -286,7 +293,8 @@ impl Shard {
             members.iter().map(|user| (route::partition_of_user(user, self.config.partitions), *user)).collect();
         by_partition.sort_unstable();
         let groups: Vec<_> = by_partition.chunk_by(|a, b| a.0 == b.0).collect();
-        let creating = Creating { requests: vec![request], asked: groups.len(), proposed: false, found: UsersFound::All };
+        let creating =
+            Creating { requests: vec![request], asked: groups.len(), proposed: false, found: UsersFound::All };
         self.creating.insert(chat, creating);
         self.creating_order.push_back((self.now.mono_us + CREATING_US, chat));
         for users in groups {

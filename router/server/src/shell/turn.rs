@@ -13,9 +13,11 @@ use std::time::Duration;
 use anyhow::Context;
 use socket2::Socket;
 use whimbrel_core::ids::{ConnId, ShardId};
+use whimbrel_core::counters::Counters;
 use whimbrel_core::io::Moving;
 use whimbrel_core::{Effect, Effects, Input, Now, Shard};
 use whimbrel_storage::WriteId;
+use whimbrel_wire::Code;
 
 use super::conn::{Conns, News};
 use super::control::{Clock, Control, Told};
@@ -168,7 +170,7 @@ impl Shell {
         let RingCounters { enters, completions, sends, vectored, receives } = self.ring.counters();
         tracing::info!(
             shard = self.id.0, enters, completions, sends, vectored, receives, wakes = self.lanes.wakes,
-            counters = ?self.counters, core = ?self.shard.counters(), "stopped"
+            counters = ?self.counters, core = ?self.shard.counters(), refused = refusals(self.shard.counters()), "stopped"
         );
         Ok(())
     }
@@ -523,4 +525,10 @@ impl Shell {
         };
         [self.wake_at_us, self.conns.next_deadline_us(), self.give_up_us, stuck, accept].into_iter().flatten().min()
     }
+}
+
+/// Refusals by reason, those that there were.
+fn refusals(counters: &Counters) -> String {
+    let count = |code: &Code| (counters.refused_for(*code) > 0).then(|| format!("{}={}", code.name(), counters.refused_for(*code)));
+    Code::ALL.iter().filter_map(count).collect::<Vec<_>>().join(" ")
 }
