@@ -81,6 +81,8 @@ impl Shard {
             }
         }
         if let Origin::Login(conn) = it.origin {
+            let registering = &mut self.partitions[it.p].registering;
+            *registering = registering.saturating_sub(1);
             self.registered(fx, conn, it.p);
         }
     }

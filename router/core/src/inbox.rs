@@ -4,10 +4,10 @@
 use whimbrel_wire::command::{Command, command_at};
 use whimbrel_wire::{FanOutFields, fb};
 
-use crate::ids::{ChatSeq, PartitionId};
+use crate::ids::{ChatSeq, InboxId, PartitionId, UserId};
 use crate::io::Effects;
 use crate::lane::{Confirm, FanOut, LaneItem};
-use crate::replicate::Origin;
+use crate::replicate::{Origin, Partition};
 use crate::shard::Shard;
 
 impl Shard {
@@ -29,7 +29,9 @@ impl Shard {
             return self.confirm(fx, fan_out, applied, proposed == applied);
         }
         local.proposed = fan_out.chat_seq;
-        self.propose_fan_out(p, fan_out);
+        let members = std::mem::take(&mut local.members);
+        self.propose_fan_out(p, fan_out, &members);
+        self.partitions[p].state.local(fan_out.chat, || fan_out.source).members = members;
     }
 
     /// Not a question of the record's size: were a long one passed over and the short one behind it looked at, that one
@@ -40,7 +42,19 @@ impl Shard {
         self.gathered_bytes <= gather_max && self.pointers < self.config.bounds.inbox_pointers
     }
 
-    fn propose_fan_out(&mut self, p: usize, fan_out: &FanOut) {
+    /// Whether a device other than the sender's will be there when a record that is proposed now is applied. The sender of a
+    /// 1:1 chat mostly has one, and then its partition need not store the payload a second time. Who may yet come before the
+    /// record counts: devices that are being registered, and all members of a chat whose making is not applied here.
+    fn has_audience(&self, p: usize, members: &[UserId], sender: &str, device: u32) -> bool {
+        let Partition { state, registering, .. } = &self.partitions[p];
+        let is_other =
+            |user: &UserId, id: &InboxId| user.as_str() != sender || state.inboxes[id.0 as usize].device.0 != device;
+        *registering > 0
+            || members.is_empty()
+            || members.iter().any(|user| state.inboxes_of(user).iter().any(|id| is_other(user, id)))
+    }
+
+    fn propose_fan_out(&mut self, p: usize, fan_out: &FanOut, members: &[UserId]) {
         let command = command_at(&fan_out.command).expect("a command of an entry that was applied can be read");
         let base = FanOutFields {
             chat: fan_out.chat.0,
@@ -53,11 +67,16 @@ impl Shard {
             members: &[],
             title: "",
         };
+        let has_audience = match &command {
+            Command::ChatSend(send, _) => self.has_audience(p, members, send.sender(), send.device()),
+            _ => true,
+        };
         let partition = &mut self.partitions[p];
         let before = partition.gather.len_bytes();
         match command {
             Command::ChatSend(send, payload) => {
                 let fields = FanOutFields { sender: send.sender(), sender_device: send.device(), ..base };
+                let payload = if has_audience { payload } else { &[] };
                 partition.gather.fan_out(&mut self.commands, &fields, payload);
             }
             Command::ChatCreate(create) => {

@@ -57,6 +57,8 @@ pub(crate) struct Partition {
     dirty: bool,
     /// The newest time that an entry was stamped with.
     pub(crate) wall_ms: u64,
+    /// Devices whose first login is proposed and not applied.
+    pub(crate) registering: usize,
     /// Inboxes whose acknowledgements wait to be proposed.
     pub(crate) acks: Vec<InboxId>,
 }
@@ -90,6 +92,7 @@ impl Partition {
             serving: false,
             dirty: false,
             wall_ms: 0,
+            registering: 0,
             acks: Vec::new(),
         })
     }

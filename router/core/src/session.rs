@@ -99,6 +99,7 @@ impl Shard {
         let partition = &mut self.partitions[p];
         let before = partition.gather.len_bytes();
         partition.gather.device_register(&mut self.commands, login.user.as_str(), login.device.0, login.token_epoch);
+        partition.registering += 1;
         self.gathered(p, Origin::Login(conn), before);
         if let Some(it) = self.conn(conn) {
             it.stage = Stage::Registering { login: Box::new(login), unread: Vec::new() };
@@ -108,7 +109,12 @@ impl Shard {
     /// The device of a connection that waits for it is applied.
     pub(crate) fn registered(&mut self, fx: &mut Effects, conn: ConnId, p: usize) {
         let Some(it) = self.conn(conn) else { return };
-        let Stage::Registering { login, unread } = std::mem::replace(&mut it.stage, Stage::Fresh) else { return };
+        let stage = std::mem::replace(&mut it.stage, Stage::Fresh);
+        let Stage::Registering { login, unread } = stage else {
+            // It was told to close meanwhile.
+            it.stage = stage;
+            return;
+        };
         self.login(fx, conn, *login);
         if !unread.is_empty() {
             self.on_received(fx, conn, &unread);
