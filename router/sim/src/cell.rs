@@ -8,6 +8,7 @@ use whimbrel_core::ids::{ConnId, ShardId};
 use whimbrel_core::io::{Effect, Effects, Input, Moving};
 use whimbrel_core::lane::LaneItem;
 use whimbrel_storage::{LogWrite, SegmentId};
+use whimbrel_wire::Code;
 
 use crate::bottom::Bottom;
 use crate::check::{Check, Violation};
@@ -15,10 +16,17 @@ use crate::conns::{Conns, Detach, News};
 use crate::disk::{Crash, SimDisk};
 use crate::plant::Plant;
 use crate::socket::SocketIndex;
+use crate::stats::Stats;
 use crate::tell;
 
 /// Items of one lane, and pieces of one connection, that a turn takes at most.
 const SHARE_OF_TURN: usize = 16;
+
+/// What a lane takes at least once all faults have ended.
+const HEALED_CAPACITY: usize = 64;
+
+/// Time between two turns from then on: long enough for several things to come together.
+const HEALED_TURN_US: u64 = 3_000;
 
 /// What the shards of a node have in common.
 pub(crate) struct Shared {
@@ -57,6 +65,11 @@ impl Lanes {
 
     fn len(&self, from: usize, to: usize) -> usize {
         self.queues[from * self.shards + to].len()
+    }
+
+    /// No faults any more.
+    pub(crate) fn heal(&mut self) {
+        self.capacity = self.capacity.max(HEALED_CAPACITY);
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -100,6 +113,8 @@ pub(crate) struct Cell {
     flush: Option<Flush>,
     preparing: Vec<(u64, SegmentId)>,
     wake_at_us: Option<u64>,
+    /// Lanes that were full when they were looked at, or are since, by the number of the shard they lead to.
+    lanes_full: Vec<bool>,
     received: Vec<u8>,
 }
 
@@ -122,6 +137,7 @@ impl Cell {
             preparing: Vec::new(),
             // A shard may want to be called before anything happens to it.
             wake_at_us: Some(0),
+            lanes_full: vec![false; usize::from(shards)],
             received: Vec::new(),
         }
     }
@@ -131,7 +147,9 @@ impl Cell {
         if self.stopped || self.ended {
             return None;
         }
-        let mut first = None;
+        // A lane that has room again is news: what waits for it goes with the end of a turn.
+        let has_room = |to: usize| self.lanes_full[to] && shared.lanes.room(usize::from(self.id.0), to) > 0;
+        let mut first = (0..self.lanes_full.len()).any(has_room).then_some(0);
         self.each_ready(b, shared, &mut |_, at_us| first = Some(first.map_or(at_us, |first: u64| first.min(at_us))));
         first.map(|first| first.max(self.next_turn_us))
     }
@@ -192,13 +210,14 @@ impl Cell {
         self.handle(Input::TurnEnd { more }, b);
         self.carry_out(b, shared)?;
         self.conns.send(b);
-        self.next_turn_us = b.now_us + if b.healed { 20 } else { b.rng.around(b.weather.turn_us) };
+        self.next_turn_us = b.now_us + if b.healed { HEALED_TURN_US } else { b.rng.around(b.weather.turn_us) };
         Ok(())
     }
 
     fn look_at_lanes(&mut self, b: &mut Bottom, shared: &Shared) {
         for (to, room) in self.effects.lane_room.iter_mut().enumerate() {
             *room = shared.lanes.room(usize::from(self.id.0), to);
+            self.lanes_full[to] = *room == 0;
             b.stats.full_lanes += u64::from(*room == 0);
         }
     }
@@ -207,8 +226,10 @@ impl Cell {
         b.stats.steps += 1;
         b.stats.load_steps += u64::from(matches!(input, Input::Received { .. } | Input::Lane { .. }));
         b.trace.line(format_args!("s{} <- {}", self.id, tell::Told(&input)));
+        let before = self.shard.waiting();
         self.shard.handle(b.now(self.booted_us), input, &mut self.effects);
         self.shard.invariants();
+        b.waiting = b.waiting + self.shard.waiting() as u64 - before as u64;
     }
 
     fn feed(&mut self, what: Ready, b: &mut Bottom, shared: &mut Shared) -> Result<(), Violation> {
@@ -259,10 +280,17 @@ impl Cell {
         }
         match news {
             News::Bytes => {
+                let socket = conn.socket;
                 let mut received = std::mem::take(&mut self.received);
-                received.clear();
-                b.sockets[conn.socket].node_reads(&mut b.rng, &mut received);
-                self.handle(Input::Received { conn: id, bytes: &received }, b);
+                // A ring reports each buffer that it filled; a turn finds one or several.
+                loop {
+                    received.clear();
+                    b.sockets[socket].node_reads(&mut b.rng, &mut received);
+                    self.handle(Input::Received { conn: id, bytes: &received }, b);
+                    if !b.sockets[socket].node_has_next_piece() || b.rng.per_mille(200) {
+                        break;
+                    }
+                }
                 self.received = received;
             }
             News::Written => {
@@ -274,6 +302,7 @@ impl Cell {
             News::Gone => {
                 let socket = conn.socket;
                 self.conns.release(id);
+                b.stats.cut_frames += u64::from(b.sockets[socket].of_device && b.sockets[socket].is_mid_frame());
                 if !b.sockets[socket].client_closed() {
                     let arriving = b.arriving(b.sockets[socket].on_the_way_down());
                     b.socket(socket).node_closes(arriving);
@@ -411,7 +440,18 @@ impl Cell {
         if !b.fuse.fires(Plant::LaneDrops) {
             queue.push_back(item);
         }
+        self.lanes_full[usize::from(to.0)] = queue.len() == capacity;
         Ok(())
+    }
+
+    /// Adds what the shard has counted since its start.
+    pub(crate) fn tally(&self, stats: &mut Stats) {
+        let counters = self.shard.counters();
+        stats.replaced += counters.refused_for(Code::Replaced);
+        stats.slow_closed += counters.refused_for(Code::SlowReader);
+        stats.overloaded += counters.refused_for(Code::Overloaded);
+        stats.too_many_in_flight += counters.refused_for(Code::TooManyInFlight);
+        stats.rewinds += counters.resent;
     }
 
     /// Sockets of this shard, whatever state they are in.
@@ -426,6 +466,7 @@ impl Cell {
 
     /// The node ends here, in the middle of whatever it was doing.
     pub(crate) fn crash(mut self, how: Crash, b: &mut Bottom) -> SimDisk {
+        self.tally(&mut b.stats);
         for (_, segment) in std::mem::take(&mut self.preparing) {
             // It was there just in time, or not at all.
             if b.rng.per_mille(300) {
@@ -437,6 +478,7 @@ impl Cell {
         }
         if how == Crash::PowerCut {
             let remains = self.disk.power_cut(&mut b.rng);
+            b.stats.lost_writes += u64::from(remains.lost > 0);
             b.stats.torn += u64::from(remains.kept > 0 && remains.lost > 0);
         }
         self.disk

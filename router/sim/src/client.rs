@@ -18,6 +18,9 @@ use crate::socket::Socket;
 use crate::tokens;
 use crate::weather::Weather;
 
+/// Once all faults have ended, a device looks at its socket no oftener.
+const HEALED_PAUSE_US: u64 = 2_000;
+
 /// What a program has on its disk.
 #[derive(Default)]
 pub(crate) struct Kept {
@@ -54,10 +57,13 @@ pub(crate) struct Client {
     /// Sends that were answered and are sent again, by correlation: the message, and whether under another payload.
     pub(crate) probes: BTreeMap<u64, (usize, bool)>,
     pub(crate) next_probe: u64,
+    /// The highest `client_seq` that ever went out.
+    pub(crate) said: u64,
     /// Delivered, not kept yet.
     unkept: Vec<Delivery>,
     connect_at_us: u64,
     read_at_us: u64,
+    acted_us: u64,
     next_us: u64,
 }
 
@@ -80,9 +86,11 @@ impl Client {
             asked: BTreeMap::new(),
             probes: BTreeMap::new(),
             next_probe: crate::work::PROBES,
+            said: 0,
             unkept: Vec::new(),
             connect_at_us,
             read_at_us: 0,
+            acted_us: 0,
             next_us: connect_at_us,
         }
     }
@@ -90,14 +98,15 @@ impl Client {
     /// When it does something next.
     pub(crate) fn due_us(&self, b: &Bottom) -> u64 {
         match &self.line {
-            // With nothing else to do it waits for its socket.
-            Some(line) if b.healed && line.has_news(b) => 0,
+            // With nothing else to do it waits for its socket, and takes what comes together.
+            Some(line) if b.healed && line.has_news(b) => self.acted_us + HEALED_PAUSE_US,
             _ => self.next_us,
         }
     }
 
     /// Does something.
     pub(crate) fn act(&mut self, b: &mut Bottom, model: &mut Model, node: Option<&mut Node>) -> Result<(), Violation> {
+        self.acted_us = b.now_us;
         self.next_us = b.now_us + if b.healed { 50_000 } else { b.rng.around(b.weather.client_us) };
         if self.line.is_none() {
             if b.now_us < self.connect_at_us {
@@ -150,6 +159,7 @@ impl Client {
         let index = b.sockets.len();
         let (pieces, capacity) = b.weather.connection(&mut b.rng);
         let mut socket = Socket::new(capacity, pieces);
+        socket.of_device = true;
         if b.healed {
             socket.heal();
         }

@@ -25,6 +25,8 @@ pub(crate) struct Conn {
     close_by_us: Option<u64>,
     /// Closing, and not even received from.
     deaf: bool,
+    /// Its socket had no room, at least once.
+    slow: bool,
 }
 
 /// How far a move is.
@@ -89,6 +91,7 @@ impl Conns {
             sending: None,
             close_by_us: None,
             deaf: false,
+            slow: false,
         });
         id
     }
@@ -123,6 +126,7 @@ impl Conn {
     pub(crate) fn queue(&mut self, b: &mut Bottom, bytes: Vec<u8>) {
         let counted = bytes.len();
         let deliver = bytes.get(KIND_OFFSET) == Some(&DELIVER);
+        b.stats.slow_served += u64::from(deliver && self.slow);
         let chunk = Chunk { bytes, taken: 0, counted };
         if deliver && b.fuse.fires(Plant::SocketDrops) {
             self.queue.push_back(Chunk { bytes: Vec::new(), ..chunk });
@@ -184,6 +188,7 @@ impl Conn {
         }
         let mut room = b.sockets[self.socket].node_writable();
         if room == 0 {
+            self.slow = true;
             b.stats.slow_sends += 1;
             return;
         }
@@ -204,7 +209,7 @@ impl Conn {
             }
             self.queue.pop_front();
         }
-        let late = if b.healed { 10 } else { b.rng.around(100) };
+        let late = if b.healed { 1500 } else { b.rng.around(b.weather.send_us) };
         self.sending = Some(Sending { done_us: b.now_us + late, counted: counted as u32 });
     }
 }

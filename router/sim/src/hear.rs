@@ -115,6 +115,11 @@ impl Client {
                 model.acked(self.device, ack.floor());
                 (ack.floor(), true)
             }
+            ClientFrame::Send(send, _) if send.correlation() < PROBES => {
+                model.resends += u64::from(send.client_seq() <= self.said);
+                self.said = self.said.max(send.client_seq());
+                return Ok(false);
+            }
             ClientFrame::Ping(_) | ClientFrame::CreateChat(_) | ClientFrame::ChatInfo(_) | ClientFrame::Send(..) => {
                 return Ok(false);
             }
@@ -277,7 +282,7 @@ impl Client {
 }
 
 /// A frame of a node in the story.
-struct Heard<'a>(&'a ServerFrame<'a>);
+pub(crate) struct Heard<'a>(pub(crate) &'a ServerFrame<'a>);
 
 impl std::fmt::Display for Heard<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

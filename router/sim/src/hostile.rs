@@ -6,6 +6,7 @@ use whimbrel_wire::{
 
 use crate::bottom::Bottom;
 use crate::check::{Check, Violation};
+use crate::hear::Heard;
 use crate::node::Node;
 use crate::socket::{Pieces, Socket, SocketIndex};
 use crate::tap::{self, Tap};
@@ -55,10 +56,11 @@ enum Deed {
     LongPayload,
     FlippedBit,
     BadTable,
+    NeverReads,
 }
 
 impl Deed {
-    const ALL: [Deed; 22] = [
+    const ALL: [Deed; 23] = [
         Deed::Nothing,
         Deed::Garbage,
         Deed::HugeFrame,
@@ -81,6 +83,7 @@ impl Deed {
         Deed::LongPayload,
         Deed::FlippedBit,
         Deed::BadTable,
+        Deed::NeverReads,
     ];
 
     /// Only after a login of their own.
@@ -112,6 +115,7 @@ impl Deed {
             Deed::LongPayload => &[Code::PayloadTooLarge],
             Deed::FlippedBit => &[Code::BadChecksum, Code::BadFrame, Code::FrameTooLarge],
             Deed::BadTable => &[Code::BadTable],
+            Deed::NeverReads => &[Code::SlowReader],
         }
     }
 }
@@ -150,16 +154,19 @@ impl Hostile {
         let Some(socket) = self.socket else {
             return Ok(!self.connect(b, node));
         };
-        let mut heard = Vec::new();
-        {
+        if self.deed != Deed::NeverReads || !self.done {
+            let mut heard = Vec::new();
             let Bottom { rng, sockets, .. } = b;
             sockets[socket].client_reads(rng, &mut heard);
+            self.tap.push(&heard);
         }
-        self.tap.push(&heard);
         let mut welcome = false;
         while let Some(bytes) = self.tap.next() {
             let frame = tap::read(bytes)?;
-            welcome |= judge(self.deed, &mut self.closed_by, &frame)?;
+            b.trace.line(format_args!("{NAME}/{} hears {}", self.device, Heard(&frame)));
+            let answer = judge(self.deed, &mut self.closed_by, &frame)?;
+            welcome |= answer == Answer::Welcome;
+            b.stats.hostile_refused += u64::from(answer == Answer::Refusal);
         }
         if welcome && !self.done {
             let bytes = self.deed_bytes(b);
@@ -184,7 +191,8 @@ impl Hostile {
 
     fn connect(&mut self, b: &mut Bottom, node: Option<&mut Node>) -> bool {
         let index = b.sockets.len();
-        let pieces = b.rng.pick(&[Pieces::Whole, Pieces::Some, Pieces::Crumbs]);
+        let crumbs = if self.deed == Deed::NeverReads { Pieces::Whole } else { Pieces::Crumbs };
+        let pieces = b.rng.pick(&[Pieces::Whole, Pieces::Some, crumbs]);
         b.sockets.push(Socket::new(4096, pieces));
         if !node.is_some_and(|node| node.accept(index, b)) {
             return false;
@@ -290,6 +298,11 @@ impl Hostile {
                 out.extend_from_slice(&[0; 256]);
             }
             Deed::BadTable => out = bad_table(b),
+            // More questions than their answers have room for.
+            Deed::NeverReads => {
+                let answers = b.weather.bounds.queue_max_bytes as usize / whimbrel_wire::HEADER_BYTES;
+                (0..answers as u64).for_each(|number| build.ping(&mut out, number));
+            }
         }
         out
     }
@@ -326,17 +339,24 @@ fn bad_table(b: &mut Bottom) -> Vec<u8> {
     sealed(b.rng.pick(&[Kind::Send, Kind::Ack, Kind::Ping, Kind::CreateChat, Kind::ChatInfo]) as u8, &table)
 }
 
-/// Is this what the deed deserves? True for a `Welcome`.
-fn judge(deed: Deed, closed_by: &mut Option<Code>, frame: &ServerFrame<'_>) -> Result<bool, Violation> {
+/// What one of them is told, if it is what the deed deserves.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    Welcome,
+    Refusal,
+    Pong,
+}
+
+fn judge(deed: Deed, closed_by: &mut Option<Code>, frame: &ServerFrame<'_>) -> Result<Answer, Violation> {
     let wrong =
         |text: String| Err(Violation::new(Check::WrongAnswer, format!("{NAME} does {deed:?} and is told {text}")));
     if let Some(code) = closed_by {
         return wrong(format!("more after {}", code.name()));
     }
     let (number, flags) = match frame {
-        ServerFrame::Welcome(_) if deed.needs_login() => return Ok(true),
+        ServerFrame::Welcome(_) if deed.needs_login() => return Ok(Answer::Welcome),
         ServerFrame::Welcome(_) => return wrong("Welcome".into()),
-        ServerFrame::Pong(_) => return Ok(false),
+        ServerFrame::Pong(_) => return Ok(Answer::Pong),
         ServerFrame::ChatInfo(_) | ServerFrame::Sent(_) | ServerFrame::Deliver(..) => {
             return wrong("what is not its to know".into());
         }
@@ -354,5 +374,5 @@ fn judge(deed: Deed, closed_by: &mut Option<Code>, frame: &ServerFrame<'_>) -> R
     if code.closes() {
         *closed_by = Some(code);
     }
-    Ok(false)
+    Ok(Answer::Refusal)
 }

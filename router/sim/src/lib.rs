@@ -20,6 +20,7 @@ pub mod plant;
 mod rng;
 mod run;
 mod socket;
+mod stats;
 mod tap;
 mod tell;
 mod tokens;
@@ -28,6 +29,6 @@ mod weather;
 mod work;
 mod world;
 
-pub use bottom::Stats;
 pub use run::{DEFAULT_STEPS, Outcome, Run, dying_words, failure, run};
+pub use stats::Stats;
 pub use trace::Trace;

@@ -44,6 +44,10 @@ pub(crate) struct Wish {
     /// Sorted by name, without repeats, the maker among them.
     pub(crate) members: Vec<UserIndex>,
     pub(crate) tried_at: u64,
+    /// The earliest time of which an answer may be: who asks for a chat that somebody is having made is answered with them.
+    pub(crate) as_of: u64,
+    /// Not answered yet, as far as anybody knows.
+    pub(crate) open: bool,
     pub(crate) chat: Option<u128>,
 }
 
@@ -63,8 +67,9 @@ pub(crate) struct Chat {
     pub(crate) group: bool,
     pub(crate) members: Vec<UserIndex>,
     pub(crate) title: String,
-    /// When it was first asked for.
+    /// When it was first asked for, and when anybody was first told of it.
     tried_at: u64,
+    known_at: u64,
     places: BTreeMap<u64, Place>,
 }
 
@@ -135,6 +140,10 @@ pub(crate) struct Model {
     time: u64,
     pub(crate) delivered: u64,
     pub(crate) acknowledged: u64,
+    pub(crate) group_delivered: u64,
+    pub(crate) resends: u64,
+    pub(crate) waited: u64,
+    pub(crate) credit_used_up: u64,
 }
 
 impl Model {
@@ -165,7 +174,11 @@ impl Model {
 
     pub(crate) fn wish(&mut self, maker: DeviceIndex, group: bool, title: &str, members: Vec<UserIndex>) -> usize {
         let tried_at = self.tick();
-        self.wishes.push(Wish { maker, group, title: title.to_owned(), members, tried_at, chat: None });
+        // A chat of two is the same whoever asks for it; a group is its maker's own.
+        let joint = |other: &&Wish| !group && !other.group && other.open && other.members == members;
+        let as_of = self.wishes.iter().filter(joint).map(|other| other.tried_at).min().unwrap_or(tried_at);
+        let title = title.to_owned();
+        self.wishes.push(Wish { maker, group, title, members, tried_at, as_of, open: true, chat: None });
         self.wishes.len() - 1
     }
 
@@ -194,6 +207,17 @@ impl Model {
 
     /// Everybody has seen all there was: is it what they had to see?
     pub(crate) fn complete(&self) -> Checked {
+        for message in self.messages.iter().filter(|it| it.fate == Fate::Acknowledged && it.chat_seq.is_none()) {
+            let mut devices = self.chats[&message.chat].members.iter().flat_map(|&user| &self.users[user].devices);
+            let there = |&&it: &&DeviceIndex| {
+                it != message.sender && self.devices[it].welcome_at.is_some_and(|at| at < message.tried_at)
+            };
+            if let Some(&device) = devices.find(there) {
+                let (name, sender) = (self.name(device), self.name(message.sender));
+                let text = format!("{name} never got send {} of {sender}, which was acknowledged", message.client_seq);
+                return violated(Check::Lost, text);
+            }
+        }
         for (&id, chat) in &self.chats {
             let top = chat.places.last_key_value().map_or(0, |(seq, _)| *seq);
             // Of its beginning only others than its maker are told.

@@ -10,6 +10,7 @@ use crate::cell::{Cell, Lanes, Shared};
 use crate::check::{Check, Violation};
 use crate::disk::{Crash, SimDisk};
 use crate::socket::SocketIndex;
+use crate::stats::Stats;
 use crate::tokens;
 
 pub(crate) struct Node {
@@ -41,10 +42,14 @@ impl Node {
             };
             let shard = Shard::open(config, options, &mut disk.ram)
                 .map_err(|error| Violation::new(Check::Start, format!("shard {id} does not start: {error}")))?;
+            b.stats.truncated += u64::from(shard.recovered().truncated.is_some());
             b.trace.line(format_args!("{id} starts"));
             cells.push(Cell::new(id, shard, disk, shards, booted_us));
         }
-        let lanes = Lanes::new(shards, b.weather.lane_capacity);
+        let mut lanes = Lanes::new(shards, b.weather.lane_capacity);
+        if b.healed {
+            lanes.heal();
+        }
         Ok(Node { cells, shared: Shared { lanes, moving: Vec::new() }, stopping: false })
     }
 
@@ -65,6 +70,11 @@ impl Node {
         let shard = b.rng.index(self.cells.len());
         self.cells[shard].arrivals.push_back(socket);
         true
+    }
+
+    /// No faults any more.
+    pub(crate) fn heal(&mut self) {
+        self.shared.lanes.heal();
     }
 
     /// Somebody asks the process to stop.
@@ -97,6 +107,7 @@ impl Node {
             let arriving = b.arriving(b.sockets[socket].on_the_way_down());
             b.socket(socket).node_closes(arriving);
         }
+        b.waiting = 0;
         self.cells.into_iter().map(|cell| cell.crash(how, b)).collect()
     }
 
@@ -105,6 +116,11 @@ impl Node {
         self.shared.lanes.is_empty()
             && self.shared.moving.is_empty()
             && self.cells.iter().all(|cell| cell.is_idle() && cell.shard.is_ready())
+    }
+
+    /// Adds what its shards have counted.
+    pub(crate) fn tally(&self, stats: &mut Stats) {
+        self.cells.iter().for_each(|cell| cell.tally(stats));
     }
 
     /// Deliveries that wait in inboxes for an acknowledgement.

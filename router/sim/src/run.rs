@@ -4,9 +4,9 @@ use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::sync::Once;
 
-use crate::bottom::Stats;
 use crate::check::{Check, Violation};
 use crate::plant::Plant;
+use crate::stats::Stats;
 use crate::trace::Trace;
 use crate::world::World;
 

@@ -24,7 +24,11 @@ pub(crate) struct Socket {
     pub(crate) stalled_until_us: u64,
     /// The client has forgotten it without a word: what comes is taken and thrown away.
     pub(crate) abandoned: bool,
+    /// A device is at the other end, not somebody who means ill.
+    pub(crate) of_device: bool,
     pieces: Pieces,
+    /// Where in a frame the node's receiving is.
+    meter: Meter,
 }
 
 /// How a stream is cut.
@@ -66,7 +70,9 @@ impl Socket {
             down_ended: false,
             stalled_until_us: 0,
             abandoned: false,
+            of_device: false,
             pieces,
+            meter: Meter::default(),
         }
     }
 
@@ -123,7 +129,19 @@ impl Socket {
     /// The node receives a piece.
     pub(crate) fn node_reads(&mut self, rng: &mut Rng, into: &mut Vec<u8>) {
         let len = self.pieces.take(self.up.len(), rng);
+        let before = into.len();
         into.extend(self.up.drain(..len));
+        self.meter.feed(&into[before..]);
+    }
+
+    /// What the node received so far ends in the middle of a frame.
+    pub(crate) fn is_mid_frame(&self) -> bool {
+        self.meter.have > 0
+    }
+
+    /// More of what came waits in another buffer.
+    pub(crate) fn node_has_next_piece(&self) -> bool {
+        !self.up.is_empty() && !matches!(self.pieces, Pieces::Whole)
     }
 
     /// All was received and nothing will follow.
@@ -169,6 +187,35 @@ impl Socket {
     }
 }
 
+/// Follows a stream of frames by their lengths.
+#[derive(Debug, Default)]
+struct Meter {
+    length: [u8; 4],
+    /// Bytes of the frame under way.
+    have: usize,
+}
+
+impl Meter {
+    fn feed(&mut self, mut bytes: &[u8]) {
+        while let Some((&first, rest)) = bytes.split_first() {
+            if let Some(byte) = self.length.get_mut(self.have) {
+                *byte = first;
+                self.have += 1;
+                bytes = rest;
+            } else {
+                let missing = (u32::from_le_bytes(self.length) as usize).saturating_sub(self.have);
+                let part = missing.min(bytes.len());
+                self.have += part;
+                bytes = &bytes[part..];
+                // A length that cannot be ends nothing: such a stream is refused at once.
+                if part == missing {
+                    self.have = 0;
+                }
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -186,6 +233,19 @@ mod tests {
                 socket.node_reads(&mut rng, &mut got);
             }
             assert_eq!(got, sent);
+        }
+    }
+
+    #[test]
+    fn a_stream_that_ends_in_a_frame_is_seen_to() {
+        for cut in 0..=40 {
+            let mut socket = Socket::new(10, Pieces::Whole);
+            let mut frame = vec![0; 20];
+            frame[0] = 20;
+            socket.client_writes(&[frame.clone(), frame].concat());
+            socket.client_closes(cut);
+            socket.node_reads(&mut Rng::new(1), &mut Vec::new());
+            assert_eq!(socket.is_mid_frame(), cut % 20 != 0, "{cut}");
         }
     }
 

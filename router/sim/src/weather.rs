@@ -22,6 +22,8 @@ pub(crate) struct Weather {
     pub(crate) turn_us: u64,
     /// Most inputs of one turn.
     pub(crate) turn_inputs: u64,
+    /// Mean time until a socket has taken what is sent.
+    pub(crate) send_us: u64,
     pub(crate) flush_us: u64,
     pub(crate) flush_fails_per_million: u64,
     pub(crate) prepare_us: u64,
@@ -34,6 +36,8 @@ pub(crate) struct Weather {
     /// Per thing that a client does: how often it sends, at most so many times, keeps what came, acknowledges what it kept.
     pub(crate) send_per_mille: u64,
     pub(crate) burst: usize,
+    /// Nothing new is sent while more than this waits to be read.
+    pub(crate) unread_max: u64,
     pub(crate) keep_per_mille: u64,
     pub(crate) ack_per_mille: u64,
     pub(crate) lazy_per_mille: u64,
@@ -50,37 +54,40 @@ pub(crate) struct Weather {
 impl Weather {
     /// The weather of a run.
     pub(crate) fn new(rng: &mut Rng) -> Weather {
-        let shards = rng.between(1, 4) as u16;
+        let shards = rng.pick(&[1, 2, 2, 3, 3, 4]);
         let rough = rng.per_mille(700);
         let calm = |per_mille: u64| if rough { per_mille } else { 0 };
+        let bounds = bounds(rng);
         Weather {
             shards,
             partitions: rng.between(4, 16) as u16,
-            lane_capacity: rng.pick(&[1, 2, 4, 16, 64, 256]),
+            lane_capacity: rng.pick(&[1, 2, 4, 8, 16, 64, 64, 256]),
             segment_bytes: rng.pick(&[160, 256, 512, 1024]) << 10,
             batch_bytes: rng.pick(&[80, 96, 128]) << 10,
-            bounds: bounds(rng),
-            users: rng.between(2, 5) as usize,
+            bounds,
+            users: rng.between(3, 8) as usize,
             devices_max: rng.between(1, 3),
             pace_us: rng.pick(&[10, 50, 200, 800]),
-            turn_us: rng.pick(&[100, 500, 2000]),
-            turn_inputs: rng.pick(&[4, 16, 64]),
-            flush_us: rng.pick(&[50, 500, 3000, 20_000]),
+            turn_us: rng.pick(&[500, 3000, 10_000]),
+            turn_inputs: rng.pick(&[12, 32, 128]),
+            send_us: rng.pick(&[50, 2000, 10_000]),
+            flush_us: rng.pick(&[100, 1000, 5000, 20_000]),
             flush_fails_per_million: calm(rng.pick(&[0, 0, 2000])),
             prepare_us: rng.pick(&[1_000, 20_000, 500_000]),
             prepare_fails_per_mille: calm(rng.pick(&[0, 100, 500])),
-            client_us: rng.pick(&[200, 1000, 5000]),
+            client_us: rng.pick(&[100, 400, 1500]),
             payload_max: rng.pick(&[64, 400, 3000, 60_000]),
             in_flight: rng.pick(&[1, 4, 16, 80]),
-            send_per_mille: rng.pick(&[100, 300, 600]),
-            burst: rng.pick(&[1, 1, 3, 20]),
+            send_per_mille: rng.pick(&[200, 500, 900]),
+            burst: rng.pick(&[1, 2, 4, 20]),
+            unread_max: rng.pick(&[30, 100, 300, 300, 2000]).min(bounds.inbox_pointers as u64 / 2),
             keep_per_mille: rng.pick(&[1000, 500]),
             ack_per_mille: rng.pick(&[1000, 500, 100]),
             lazy_per_mille: calm(rng.pick(&[0, 10, 50])),
             break_per_mille: calm(rng.pick(&[0, 2, 10])),
             crash_per_mille: calm(rng.pick(&[0, 1, 3])),
             stop_per_mille: calm(rng.pick(&[0, 0, 1])),
-            hostile_per_mille: calm(rng.pick(&[0, 2, 10])),
+            hostile_per_mille: calm(rng.pick(&[0, 2, 6])),
             sleep_per_mille: calm(rng.pick(&[0, 0, 2])),
             wall_jump_per_mille: calm(rng.pick(&[0, 5])),
             crumbs_per_mille: calm(rng.pick(&[0, 20, 100])),
@@ -92,7 +99,7 @@ impl Weather {
     pub(crate) fn connection(&self, rng: &mut Rng) -> (Pieces, usize) {
         let pieces = match rng.below(1000) {
             n if n < self.crumbs_per_mille => Pieces::Crumbs,
-            n if n < 500 => Pieces::Some,
+            n if n < 700 => Pieces::Some,
             _ => Pieces::Whole,
         };
         let capacity = if rng.per_mille(self.slow_per_mille) { rng.between(1, 2000) } else { 64 * 1024 };
@@ -112,7 +119,7 @@ fn bounds(rng: &mut Rng) -> Bounds {
         login_us: rng.pick(&[500 * MS, usual.login_us]),
         keepalive_us: rng.pick(&[3_000 * MS, usual.keepalive_us]),
         gather_max_bytes: rng.pick(&[66_000, 200_000, usual.gather_max_bytes]),
-        inbox_pointers: rng.pick(&[10, 100, usual.inbox_pointers]),
+        inbox_pointers: rng.pick(&[20, 100, usual.inbox_pointers]),
         lane_backlog: rng.pick(&[16, 256, usual.lane_backlog]),
         retry_after_ms: rng.pick(&[5, usual.retry_after_ms]),
     }

@@ -27,7 +27,9 @@ impl Client {
         if self.session.unanswered_requests() < 4 && b.rng.per_mille(500) {
             self.look_up(b, model);
         }
-        for _ in 0..b.weather.burst {
+        // Who sees that nobody reads writes less.
+        let burst = if b.waiting > b.weather.unread_max { 0 } else { b.weather.burst };
+        for _ in 0..burst {
             if self.session.unanswered_sends() < b.weather.in_flight && b.rng.per_mille(b.weather.send_per_mille) {
                 self.send(b, model)?;
             }

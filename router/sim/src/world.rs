@@ -1,7 +1,7 @@
 //! The world of a run: one node, its clients, those who mean ill, and what breaks. One thing happens at a time; chance says
 //! which of those that are due. After the steps all faults end, and the world has to come to rest in bounded time.
 
-use crate::bottom::{Bottom, Stats};
+use crate::bottom::Bottom;
 use crate::check::{Check, Violation};
 use crate::client::Client;
 use crate::disk::{Crash, SimDisk};
@@ -11,6 +11,7 @@ use crate::node::Node;
 use crate::plant::Fuse;
 use crate::rng::Rng;
 use crate::run::Run;
+use crate::stats::Stats;
 use crate::trace::Trace;
 use crate::weather::Weather;
 
@@ -19,10 +20,10 @@ use crate::weather::Weather;
 const REST_WITHIN_US: u64 = 400_000_000;
 
 /// Things that may happen in that time; more means that it turns in circles.
-const REST_WITHIN_THINGS: u64 = 200_000;
+const REST_WITHIN_THINGS: u64 = 1_000_000;
 
 /// So long nothing may be under way or delivered before the world counts as at rest: longer than any retry within the node.
-const QUIET_US: u64 = 6_000_000;
+const QUIET_US: u64 = 2_500_000;
 
 /// Those who mean ill at one time.
 const HOSTILE_MAX: usize = 6;
@@ -62,6 +63,7 @@ impl World {
             fuse,
             trace,
             weather,
+            waiting: 0,
             healed: false,
             stats: Stats::default(),
         };
@@ -78,7 +80,7 @@ impl World {
     }
 
     fn populate(&mut self, rng: &mut Rng) {
-        const NAMES: [&str; 5] = ["alice", "bob", "carol", "dave", "erin"];
+        const NAMES: [&str; 8] = ["alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi"];
         for name in NAMES.into_iter().take(self.b.weather.users) {
             let user = self.model.add_user(name.to_owned());
             for number in 1..=rng.between(1, self.b.weather.devices_max) as u32 {
@@ -105,6 +107,13 @@ impl World {
         self.b.stats.delivered = self.model.delivered;
         self.b.stats.sent = self.model.messages.len() as u64;
         self.b.stats.chats = self.model.chats.len() as u64;
+        self.b.stats.group_delivered = self.model.group_delivered;
+        self.b.stats.resends = self.model.resends;
+        self.b.stats.waited = self.model.waited;
+        self.b.stats.credit_used_up = self.model.credit_used_up;
+        if let Some(node) = &self.node {
+            node.tally(&mut self.b.stats);
+        }
         (self.b.stats, self.b.fuse.fired())
     }
 
@@ -148,6 +157,7 @@ impl World {
                     if node.wants_end() {
                         self.crash();
                     } else if node.is_stopped() {
+                        b.stats.clean_stops += 1;
                         self.end_node(Crash::Killed);
                     }
                 }
@@ -224,6 +234,9 @@ impl World {
         }
         if let Some((at_us, _)) = &mut self.down {
             *at_us = self.b.now_us;
+        }
+        if let Some(node) = &mut self.node {
+            node.heal();
         }
         for client in &mut self.clients {
             client.heal(&self.b);

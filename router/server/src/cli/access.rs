@@ -149,7 +149,8 @@ impl Access {
 /// This program as it was called, so that a command that is proposed can be called too: it need not be in `PATH`.
 fn program() -> String {
     let called = std::env::args_os().next().and_then(|name| name.into_string().ok());
-    let usable = |name: &String| name.contains('/') && !name.contains(|c: char| c.is_whitespace() || "'\"\\$`".contains(c));
+    let usable =
+        |name: &String| name.contains('/') && !name.contains(|c: char| c.is_whitespace() || "'\"\\$`".contains(c));
     called.filter(usable).unwrap_or_else(|| "whimbrel".to_owned())
 }
 

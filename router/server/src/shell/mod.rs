@@ -180,6 +180,10 @@ fn from_glommio(error: GlommioError<()>) -> anyhow::Error {
         GlommioError::BuilderError(error @ BuilderErrorKind::NonExistentCpus { .. }) => {
             anyhow!("{error}; name cores that are there with --cpus, or start with `--cpus none`")
         }
+        // On its way through an `io::Error` it keeps only its name.
+        GlommioError::IoError(error) if error.to_string().contains("MemLockLimit") => {
+            anyhow!("cannot make an io_uring; {MEMLOCK_REMEDY}")
+        }
         GlommioError::IoError(error) => explain_ring(error),
         GlommioError::EnhancedIoError { source, .. } => explain_ring(source),
         error => anyhow!("{error}"),

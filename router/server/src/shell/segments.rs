@@ -18,7 +18,7 @@ use super::sleep::Waker;
 /// One in so many failures in a row is logged.
 const LOGGED: u32 = 60;
 
-/// How long after a failure it is reported, which is when the log asks for the segment again.
+/// How long after a failure it is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// A segment that was to be made, and its mapping unless that failed.
@@ -86,6 +86,10 @@ impl Segments {
 
 fn make(disk: &FileDisk, segment: SegmentId, size_bytes: u32, failures: &mut u32) -> Option<Bytes> {
     let path = disk.path(segment);
+    // A failure was told at once, for sends are refused by it; the log has asked again at once.
+    if *failures > 0 {
+        thread::sleep(RETRY);
+    }
     match disk.create_segment(segment, size_bytes) {
         Ok(mapping) => {
             if std::mem::take(failures) > 0 {
@@ -102,7 +106,6 @@ fn make(disk: &FileDisk, segment: SegmentId, size_bytes: u32, failures: &mut u32
                 );
             }
             *failures += 1;
-            thread::sleep(RETRY);
             None
         }
     }

@@ -129,7 +129,9 @@ impl Station {
             Completion::Shut { slot } => conns.was_shut(slot, ring),
             Completion::MovedIn { id, slot } => heard.push(Heard::MovedIn(id, slot)),
             Completion::Woken => {}
-            Completion::LogWritten { .. } | Completion::NotWoken { .. } | Completion::Failed { .. } => panic!("{completion:?}"),
+            Completion::LogWritten { .. } | Completion::NotWoken { .. } | Completion::Failed { .. } => {
+                panic!("{completion:?}")
+            }
         }
     }
 

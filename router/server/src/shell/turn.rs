@@ -13,9 +13,8 @@ use std::time::Duration;
 use anyhow::Context;
 use socket2::Socket;
 use whimbrel_core::ids::{ConnId, ShardId};
-use whimbrel_core::counters::Counters;
 use whimbrel_core::io::Moving;
-use whimbrel_core::{Effect, Effects, Input, Now, Shard};
+use whimbrel_core::{Counters, Effect, Effects, Input, Now, Shard};
 use whimbrel_storage::WriteId;
 use whimbrel_wire::Code;
 
@@ -168,10 +167,13 @@ impl Shell {
             self.rest().await?;
         }
         let RingCounters { enters, completions, sends, vectored, receives } = self.ring.counters();
-        tracing::info!(
+        tracing::debug!(
             shard = self.id.0, enters, completions, sends, vectored, receives, wakes = self.lanes.wakes,
-            counters = ?self.counters, core = ?self.shard.counters(), refused = refusals(self.shard.counters()), "stopped"
+            counters = ?self.counters, core = ?self.shard.counters(), "what it did"
         );
+        let Counters { logins, stored, delivered, acknowledged, .. } = self.shard.counters();
+        let refused = refusals(self.shard.counters());
+        tracing::info!(shard = self.id.0, logins, stored, delivered, acknowledged, refused, "stopped");
         Ok(())
     }
 
@@ -529,6 +531,8 @@ impl Shell {
 
 /// Refusals by reason, those that there were.
 fn refusals(counters: &Counters) -> String {
-    let count = |code: &Code| (counters.refused_for(*code) > 0).then(|| format!("{}={}", code.name(), counters.refused_for(*code)));
+    let count = |code: &Code| {
+        (counters.refused_for(*code) > 0).then(|| format!("{}={}", code.name(), counters.refused_for(*code)))
+    };
     Code::ALL.iter().filter_map(count).collect::<Vec<_>>().join(" ")
 }

@@ -52,8 +52,12 @@ impl Server {
 
     /// Starts one at an address.
     pub(crate) fn start_on(data: &Path, listen: &str) -> Server {
-        let mut child =
-            serve(data, listen).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the server starts");
+        Server::start_by(serve(data, listen), data)
+    }
+
+    /// Starts one by a command.
+    pub(crate) fn start_by(mut command: Command, data: &Path) -> Server {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the server starts");
         let ready = lines(child.stdout.take().expect("it is piped"));
         let errors = lines(child.stderr.take().expect("it is piped"));
         let line = ready.recv_timeout(PATIENCE).unwrap_or_else(|_| {
@@ -90,6 +94,14 @@ impl Server {
     pub(crate) fn wait(mut self) -> (ExitStatus, String) {
         let status = wait(&mut self.child);
         (status, self.errors.iter().collect::<Vec<_>>().join("\n"))
+    }
+
+    /// Bytes of memory that it has for itself: heap and stacks, not mapped files.
+    pub(crate) fn own_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("the kernel says it");
+        let kib = line.trim().strip_suffix(" kB").expect("in KiB");
+        kib.parse::<u64>().expect("a number") * 1024
     }
 
     /// Whether it still runs.
@@ -129,12 +141,16 @@ impl Drop for Server {
     }
 }
 
-/// The command that starts a server.
+/// The command that starts a server with two shards.
 pub(crate) fn serve(data: &Path, listen: &str) -> Command {
+    serve_shards(data, listen, 2)
+}
+
+/// The command that starts a server.
+pub(crate) fn serve_shards(data: &Path, listen: &str, shards: u16) -> Command {
     let mut command = whimbrel();
-    command
-        .args(["serve", "--dev", "--die-with-parent", "--cpus", "none", "--shards", "2", "--listen", listen, "--data"])
-        .arg(data);
+    command.args(["serve", "--dev", "--die-with-parent", "--cpus", "none", "--listen", listen]);
+    command.args(["--shards", &shards.to_string()]).arg("--data").arg(data);
     command
 }
 

@@ -47,15 +47,76 @@ fn before_login(server: &Server) -> Vec<(&'static str, Vec<u8>, Code)> {
 #[test]
 fn a_bad_first_frame_is_refused_by_number_and_closed() {
     let dir = tempfile::tempdir().unwrap();
-    let mut server = Server::start(dir.path());
+    let server = Server::start(dir.path());
+    let hello = hello(&server.token("alice"));
+    let mut codes = Vec::new();
     for (what, bytes, code) in before_login(&server) {
         let mut raw = Raw::connect(&server.address);
-        raw.write(&bytes);
+        // What comes after it comes too late, good as it is.
+        raw.write(&[&bytes[..], &hello].concat());
         assert_eq!(raw.next(), Some(Reply::Refused(code)), "{what}");
         raw.expect_end();
+        codes.push(code);
     }
-    assert!(server.runs());
     Raw::log_in(&server.address, &server.token("alice")).0.expect_alive();
+    expect_counted(server, &codes);
+}
+
+/// Ends the server: it has to have counted these refusals, each by its reason, and to have lived until now.
+fn expect_counted(server: Server, codes: &[Code]) {
+    server.terminate();
+    let (status, errors) = server.wait();
+    assert_eq!(status.code(), Some(0), "{errors}");
+    for code in codes {
+        let expected = codes.iter().filter(|other| *other == code).count();
+        let part = format!("{}=", code.name());
+        let counts = errors.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '='));
+        let counted: usize =
+            counts.filter_map(|word| word.strip_prefix(&part)).map(|count| count.parse::<usize>().unwrap()).sum();
+        assert_eq!(counted, expected, "{part}\n{errors}");
+    }
+}
+
+#[test]
+fn garbage_is_refused_by_number_and_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    let token = server.token("alice");
+    let noise = |seed: u64| {
+        // Any generator will do: splitmix64.
+        let word = |n: u64| {
+            let mut z = (seed << 32 | n).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            (z ^ (z >> 27)).to_le_bytes()
+        };
+        (0..400).flat_map(word).collect::<Vec<u8>>()
+    };
+    let mut garbage: Vec<Vec<u8>> = (0..100).map(noise).collect();
+    garbage.push(b"GET / HTTP/1.1\r\nHost: whimbrel\r\n\r\n".to_vec());
+    garbage.push(vec![0; 4_000]);
+    garbage.push(vec![0xff; 4_000]);
+    garbage.push(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 a TLS client says hello".to_vec());
+    for (number, bytes) in garbage.iter().enumerate() {
+        let mut raw = Raw::connect(&server.address);
+        raw.write(bytes);
+        raw.finish();
+        let reply = raw.next();
+        let refused = matches!(reply, Some(Reply::Refused(Code::BadFrame | Code::FrameTooLarge | Code::BadChecksum)));
+        assert!(refused, "{number}: {reply:?}");
+        raw.expect_end();
+        // The same after a login.
+        let (mut raw, _) = Raw::log_in(&server.address, &token);
+        raw.write(bytes);
+        raw.finish();
+        match raw.next() {
+            Some(Reply::Error { code, .. }) => assert!(code.closes(), "{number}: {code:?}"),
+            // The length that it seems to name had not come.
+            None => {}
+            other => panic!("{number}: {other:?}"),
+        }
+        raw.expect_end();
+    }
+    expect_counted(server, &[]);
 }
 
 /// Frames, and what each gets after the login.
@@ -88,8 +149,9 @@ fn after_login(server: &Server) -> Vec<(&'static str, Vec<u8>, Code)> {
 #[test]
 fn a_bad_frame_after_login_is_answered_by_number() {
     let dir = tempfile::tempdir().unwrap();
-    let mut server = Server::start(dir.path());
+    let server = Server::start(dir.path());
     let token = server.token("alice");
+    let mut codes = Vec::new();
     for (what, bytes, code) in after_login(&server) {
         let (mut raw, _) = Raw::log_in(&server.address, &token);
         raw.write(&bytes);
@@ -103,8 +165,9 @@ fn a_bad_frame_after_login_is_answered_by_number() {
         } else {
             raw.expect_alive();
         }
+        codes.push(code);
     }
-    assert!(server.runs());
+    expect_counted(server, &codes);
 }
 
 #[test]

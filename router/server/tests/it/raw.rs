@@ -1,6 +1,6 @@
 //! A client without a library: frames by hand, so that they can be wrong, and answers as they come.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 
 use whimbrel_wire::{
@@ -36,6 +36,7 @@ impl Raw {
         let stream = TcpStream::connect(address).expect("the server listens");
         stream.set_nodelay(true).expect("a TCP option");
         stream.set_read_timeout(Some(PATIENCE)).expect("a socket option");
+        stream.set_write_timeout(Some(PATIENCE)).expect("a socket option");
         Raw { stream, decoder: Decoder::default(), unread: Vec::new(), builder: Builder::default() }
     }
 
@@ -52,6 +53,15 @@ impl Raw {
     /// Bytes as they are. That the server has closed already is not the test's concern here.
     pub(crate) fn write(&mut self, bytes: &[u8]) {
         let _ = self.stream.write_all(bytes);
+    }
+
+    /// Whether the server still takes bytes.
+    pub(crate) fn try_write(&mut self, bytes: &[u8]) -> bool {
+        match self.stream.write_all(bytes) {
+            Ok(()) => true,
+            Err(error) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => false,
+            Err(error) => panic!("the server neither reads nor closes: {error}"),
+        }
     }
 
     /// No more bytes will come from here.
@@ -73,7 +83,7 @@ impl Raw {
             match self.stream.read(&mut bytes) {
                 Ok(0) => return None,
                 Ok(read) => self.unread.extend_from_slice(&bytes[..read]),
-                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return None,
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return None,
                 Err(error) => panic!("no answer: {error}"),
             }
         }

@@ -15,6 +15,7 @@ impl Model {
         it.welcome_at.get_or_insert(now);
         let Greeting { hello_floor, head, floor, credit_messages } = *greeting;
         let start = hello_floor.max(floor);
+        self.waited += head.saturating_sub(start);
         it.attachment =
             Some(Attachment { next: start + 1, missing: BTreeSet::new(), acked: start, credit: credit_messages });
         if head < hello_floor {
@@ -49,6 +50,7 @@ impl Model {
 
     pub(crate) fn deliver(&mut self, device: DeviceIndex, it: &Delivery<'_>) -> Checked {
         self.delivered += 1;
+        self.group_delivered += u64::from(self.chats.get(&it.chat).is_some_and(|chat| chat.group));
         self.numbered(device, it.inbox_seq)?;
         let name = self.name(device);
         let held = self.recognise(device, it)?;
@@ -69,6 +71,9 @@ impl Model {
             return violated(Check::OutOfOrder, format!("{name} is sent inbox_seq {inbox_seq} after {after}"));
         } else {
             return violated(Check::Duplicate, format!("{name} is sent inbox_seq {inbox_seq} again on one connection"));
+        }
+        if inbox_seq == attachment.acked + attachment.credit {
+            self.credit_used_up += 1;
         }
         if inbox_seq > attachment.acked + attachment.credit {
             let (acked, credit) = (attachment.acked, attachment.credit);
@@ -138,13 +143,14 @@ impl Model {
 
     /// The wish became this chat.
     pub(crate) fn found(&mut self, wish: usize, id: u128) -> Result<(), String> {
+        let known_at = self.tick();
         let wish = &mut self.wishes[wish];
         if wish.chat.is_some_and(|known| known != id) {
             return Err("one wish became two chats".into());
         }
         wish.chat = Some(id);
         let (group, members, title, tried_at) = (wish.group, wish.members.clone(), wish.title.clone(), wish.tried_at);
-        let chat = self.chats.entry(id).or_insert(Chat { group, members, title, tried_at, places: BTreeMap::new() });
+        let chat = self.chats.entry(id).or_insert(Chat { group, members, title, tried_at, known_at, places: BTreeMap::new() });
         let wish = &self.wishes.iter().find(|wish| wish.chat == Some(id)).expect("it was just set");
         chat.tried_at = chat.tried_at.min(wish.tried_at);
         if chat.members != wish.members || chat.title != wish.title {
@@ -293,11 +299,15 @@ impl Model {
     }
 
     /// A chat was refused for want of a user: then somebody asked for must have no device yet.
-    pub(crate) fn user_unknown(&self, wish: usize) -> Checked {
+    pub(crate) fn user_unknown(&mut self, wish: usize) -> Checked {
+        self.wishes[wish].open = false;
         let wish = &self.wishes[wish];
-        let before = |device: &DeviceIndex| self.devices[*device].welcome_at.is_some_and(|at| at < wish.tried_at);
+        let before = |device: &DeviceIndex| self.devices[*device].welcome_at.is_some_and(|at| at < wish.as_of);
         let all_there = wish.members.iter().all(|&user| self.users[user].devices.iter().any(before));
-        if all_there || wish.chat.is_some() {
+        // It may have been made since: a request that is not answered in time goes out again, and the first answer counts.
+        let same = |chat: &&Chat| !chat.group && !wish.group && chat.members == wish.members;
+        let made = self.chats.values().find(same).is_some_and(|chat| chat.known_at < wish.as_of);
+        if all_there || made {
             let name = self.name(wish.maker);
             return violated(
                 Check::WrongAnswer,
@@ -308,7 +318,8 @@ impl Model {
     }
 
     /// A chat was made: then all its users must have a device.
-    pub(crate) fn users_known(&self, wish: usize) -> Checked {
+    pub(crate) fn users_known(&mut self, wish: usize) -> Checked {
+        self.wishes[wish].open = false;
         let there = |device: &DeviceIndex| self.devices[*device].hello_at.is_some();
         for &user in &self.wishes[wish].members {
             if !self.users[user].devices.iter().any(there) {

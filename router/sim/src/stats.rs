@@ -1,0 +1,99 @@
+//! What happened in a run: the proof that the weather is not vacuous.
+
+macro_rules! stats {
+    ($($(#[doc = $doc:literal])* $name:ident,)*) => {
+        /// Counts of a run, or of several together.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct Stats {
+            $($(#[doc = $doc])* pub $name: u64,)*
+        }
+
+        impl Stats {
+            /// Both together.
+            pub fn add(&mut self, other: &Stats) {
+                $(self.$name += other.$name;)*
+            }
+
+            /// By name, in the order in which they are printed.
+            pub fn fields(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name),)*]
+            }
+        }
+    };
+}
+
+stats! {
+    /// Inputs that shards were given.
+    steps,
+    /// Those that carried received bytes or a lane's item.
+    load_steps,
+    /// Messages that clients wanted stored.
+    sent,
+    /// Those that were acknowledged.
+    acknowledged,
+    /// Deliveries that reached a client, repeated ones after a reconnect too.
+    delivered,
+    /// Those of chats of a group.
+    group_delivered,
+    /// Places of a chat on their way from one shard to another.
+    fan_outs,
+    /// Chats that were made.
+    chats,
+    /// Logins that were accepted.
+    logins,
+    /// Connections that moved to another shard.
+    moves,
+    /// Connections that broke, most in the middle of something.
+    breaks,
+    /// Connections of devices of which the node saw the end in the middle of a frame.
+    cut_frames,
+    /// Messages that went out again under their number, without an answer.
+    resends,
+    /// Messages that went out again although answered.
+    probes,
+    /// Connections whose device logged in on another one.
+    replaced,
+    /// Connections of somebody who means ill.
+    hostile,
+    /// Refusals that they heard.
+    hostile_refused,
+    /// Crashes of the node.
+    crashes,
+    /// Crashes that took something written and not flushed along.
+    lost_writes,
+    /// Crashes that left a part of what was not flushed.
+    torn,
+    /// Starts at which recovery cut a torn last batch off.
+    truncated,
+    /// Log writes that failed.
+    failed_writes,
+    /// Stops that somebody asked for.
+    stops,
+    /// Those that came to their end: all refused, told, flushed.
+    clean_stops,
+    /// Turns that began with a lane full.
+    full_lanes,
+    /// Fan-outs that went back to what was confirmed.
+    rewinds,
+    /// Sends for which a socket had no room.
+    slow_sends,
+    /// Deliveries from the log to a connection after that.
+    slow_served,
+    /// Connections that were closed since their client did not read.
+    slow_closed,
+    /// Deliveries that waited in the log for their device to log in.
+    waited,
+    /// Deliveries that used a device's credit up.
+    credit_used_up,
+    /// Requests that were refused for want of room.
+    overloaded,
+    /// Requests that were refused since their session had too many.
+    too_many_in_flight,
+}
+
+impl Stats {
+    /// Share of the steps that carried received bytes or a lane's item.
+    pub fn load_share(&self) -> f64 {
+        self.load_steps as f64 / self.steps.max(1) as f64
+    }
+}
