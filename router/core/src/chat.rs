@@ -268,6 +268,9 @@ impl Shard {
             // Another shard's session asks, which is told to go away in a moment.
             return Some(Code::NotReady);
         }
+        if self.disk_full {
+            return Some(Code::StorageFull);
+        }
         let full = self.gathered_bytes > self.config.bounds.gather_max_bytes
             || !self.log.has_room(limits::STAGING_RESERVE_BYTES);
         if full || chat.unconfirmed() >= limits::OUTBOX_MAX as u64 {
@@ -284,6 +287,9 @@ impl Shard {
             }
             creating.requests.push(request);
             return;
+        }
+        if self.disk_full {
+            return self.refuse(fx, &request, Code::StorageFull, "");
         }
         if self.creating.len() >= CREATING_MAX || self.gathered_bytes > self.config.bounds.gather_max_bytes {
             return self.refuse(fx, &request, Code::Overloaded, "");

@@ -74,7 +74,8 @@ pub struct Bounds {
     pub gather_max_bytes: usize,
     /// Messages waiting in the inboxes of one shard; above it fan-out waits in the outboxes, and these refuse when full.
     pub inbox_pointers: usize,
-    /// Items that wait for a full lane; above it answers are dropped (clients ask again) and counted.
+    /// Items that wait for a full lane; above it all but answers to clients are dropped (they are asked or sent again) and
+    /// counted.
     pub lane_backlog: usize,
     /// The largest retry time that a refusal names.
     pub retry_after_ms: u32,

@@ -54,7 +54,11 @@ impl Shard {
         if self.lanes.is_open(fx, to) {
             fx.lane_room[index] -= 1;
             fx.list.push(Effect::Lane { to, item });
-        } else if self.lanes.backlog[index].len() < self.config.bounds.lane_backlog {
+        } else if self.lanes.backlog[index].len() < self.config.bounds.lane_backlog
+            || matches!(item, LaneItem::Answer(_))
+        {
+            // Answers are kept: a session counts each of its requests until its answer comes, so that there are never more
+            // of them than sessions may have unanswered, and one that was dropped would be missing from its count for good.
             self.lanes.backlog[index].push_back(item);
         } else {
             // Whoever waits for it asks again: clients by their request, outboxes by their watch.

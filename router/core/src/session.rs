@@ -93,6 +93,9 @@ impl Shard {
     }
 
     fn register(&mut self, fx: &mut Effects, conn: ConnId, login: Login, p: usize) {
+        if self.disk_full {
+            return self.refuse_hello(fx, conn, login.correlation, Code::StorageFull, "");
+        }
         if self.gathered_bytes > self.config.bounds.gather_max_bytes {
             return self.refuse_hello(fx, conn, login.correlation, Code::Overloaded, "");
         }

@@ -81,6 +81,9 @@ pub struct Shard {
     pub(crate) counters: Counters,
     /// See [`crate::replicate::ENTRY_CLOSE_BYTES`].
     pub(crate) entry_close_bytes: usize,
+    /// The last segment that was wanted could not be made. The spares that are left are for acknowledgements, and for the
+    /// fan-out of what was accepted: nothing new is.
+    pub(crate) disk_full: bool,
     pub(crate) stopping: bool,
     stopped: bool,
     told_wake_us: u64,
@@ -138,6 +141,7 @@ impl Shard {
             commands: CommandBuilder::default(),
             counters: Counters::default(),
             entry_close_bytes,
+            disk_full: false,
             stopping: false,
             stopped: false,
             told_wake_us: 0,
@@ -171,8 +175,14 @@ impl Shard {
                 self.log.failed(write);
                 fx.list.push(Effect::Fatal(Fatal::LogPoisoned));
             }
-            Input::SegmentReady { segment, mapping } => self.log.segment_ready(segment, mapping),
-            Input::SegmentFailed { segment } => self.log.segment_failed(segment),
+            Input::SegmentReady { segment, mapping } => {
+                self.disk_full = false;
+                self.log.segment_ready(segment, mapping);
+            }
+            Input::SegmentFailed { segment } => {
+                self.disk_full = true;
+                self.log.segment_failed(segment);
+            }
             Input::Timeout => self.on_timeout(fx),
             Input::Stop => self.on_stop(fx),
             Input::TurnEnd { more } => self.end_turn(fx, more),
@@ -219,13 +229,15 @@ impl Shard {
     }
 
     fn check_stopped(&mut self, fx: &mut Effects) {
-        let quiet = self.stopping
-            && self.connections == 0
-            && self.gathered_bytes == 0
+        let nothing_waits = self.gathered_bytes == 0
             && self.log.staged_bytes() == 0
-            && !self.log.is_writing()
             && self.persisting.is_empty()
             && self.partitions.iter().all(|partition| partition.acks.is_empty());
+        // On a full disk what waits may wait for ever. None of it is acknowledged.
+        let quiet = self.stopping
+            && self.connections == 0
+            && !self.log.is_writing()
+            && (nothing_waits || self.disk_full && self.log.staged_bytes() > 0);
         // What waits for a lane is no reason to stay: the shard it leads to may have stopped, and all of it is asked or
         // sent again after a start.
         if quiet && !self.stopped {

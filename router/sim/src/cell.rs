@@ -430,6 +430,7 @@ impl Cell {
         shared: &mut Shared,
     ) -> Result<(), Violation> {
         let capacity = shared.lanes.capacity;
+        b.stats.fan_outs += u64::from(matches!(item, LaneItem::FanOut(_)));
         let queue = shared.lanes.queue(self.id, to);
         if queue.len() == capacity {
             return Err(Violation::new(

@@ -307,8 +307,9 @@ fn what_was_acknowledged_outlives_sigkill() {
     for name in people {
         let (mut raw, welcome) = Raw::log_in(&server.address, &server.token(name));
         let Reply::Welcome { head, floor, .. } = welcome else { unreachable!() };
-        assert_eq!((head, floor), (21, 0), "the chat's making and 20 messages wait for {name}");
-        for expected in 1..=head {
+        // The last ones may have been acknowledged and not yet put into inboxes: they come now.
+        assert!(head <= 21 && floor == 0, "{name}: {head} {floor}");
+        for expected in 1..=21 {
             match raw.reply() {
                 Reply::Deliver { inbox_seq, chat_seq, message, .. } => {
                     assert_eq!((inbox_seq, chat_seq), (expected, expected));

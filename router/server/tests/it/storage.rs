@@ -39,7 +39,6 @@ fn expect_delivered(server: &Server, messages: u64) {
 }
 
 #[test]
-#[ignore = "the core does not refuse sends on a full disk yet"]
 fn where_no_segment_can_be_made_sends_are_refused_until_one_can() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start_by(small(dir.path()), dir.path());
