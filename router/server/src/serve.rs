@@ -170,6 +170,9 @@ fn announce(address: SocketAddr, shards: u16, data: &Path) {
     tracing::info!(%address, shards, "serving");
 }
 
+/// Shards of a new data directory with `--dev`, unless it is said: six are what 8 MiB of locked memory, the usual limit, allow.
+const DEV_SHARDS_MAX: u16 = 4;
+
 /// Opens the data directory and finds a core for each of its shards.
 fn open_data(settings: &Settings) -> anyhow::Result<(DataDir, Vec<Option<usize>>)> {
     let allowed = allowed_cpus()?;
@@ -191,7 +194,10 @@ fn open_data(settings: &Settings) -> anyhow::Result<(DataDir, Vec<Option<usize>>
     } else {
         (PARTITIONS, whimbrel_storage::limits::SEGMENT_BYTES)
     };
-    let new = Shape { partitions, shards: u16::try_from(pool.len()).unwrap_or(u16::MAX).min(partitions), segment_size };
+    // A new directory gets a shard for each core; for development a few do, with the locked memory that everybody has.
+    let most = if settings.dev && !matches!(settings.cpus, Cpus::These(_)) { DEV_SHARDS_MAX } else { u16::MAX };
+    let shards = u16::try_from(pool.len()).unwrap_or(u16::MAX).min(partitions).min(most);
+    let new = Shape { partitions, shards, segment_size };
     let asked = Asked { partitions: settings.partitions, shards: settings.shards, segment_size: settings.segment_size };
     let data = DataDir::open(&settings.data, new, asked)?;
     let shards = usize::from(data.identity().shards);

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use whimbrel_core::Shard;
 use whimbrel_core::ids::{ConnId, ShardId};
 use whimbrel_core::io::{Effect, Effects, Input, Moving};
-use whimbrel_core::lane::LaneItem;
+use whimbrel_core::lane::{Ask, LaneItem, Request};
 use whimbrel_storage::{LogWrite, SegmentId};
 use whimbrel_wire::Code;
 
@@ -14,7 +14,7 @@ use crate::bottom::Bottom;
 use crate::check::{Check, Violation};
 use crate::conns::{Conns, Detach, News};
 use crate::disk::{Crash, SimDisk};
-use crate::plant::Plant;
+use crate::plant::{Fuse, Plant};
 use crate::socket::SocketIndex;
 use crate::stats::Stats;
 use crate::tell;
@@ -27,6 +27,9 @@ const HEALED_CAPACITY: usize = 64;
 
 /// Time between two turns from then on: long enough for several things to come together.
 const HEALED_TURN_US: u64 = 3_000;
+
+/// A payload so long names its message in its first half, which stays as it is.
+const FLIPPED_MIN_BYTES: usize = 16;
 
 /// What the shards of a node have in common.
 pub(crate) struct Shared {
@@ -328,7 +331,9 @@ impl Cell {
         self.disk
             .write(&write, &mut b.fuse)
             .map_err(|error| Violation::new(Check::Start, format!("the simulated disk: {error}")))?;
-        self.handle(Input::LogWritten { write: write.id }, b);
+        if !b.fuse.fires(Plant::FlushSilent) {
+            self.handle(Input::LogWritten { write: write.id }, b);
+        }
         Ok(())
     }
 
@@ -438,9 +443,7 @@ impl Cell {
                 format!("the lane from {} to {to} is full, and it was said so", self.id),
             ));
         }
-        if !b.fuse.fires(Plant::LaneDrops) {
-            queue.push_back(item);
-        }
+        carry(queue, item, capacity, &mut b.fuse);
         self.lanes_full[usize::from(to.0)] = queue.len() == capacity;
         Ok(())
     }
@@ -484,4 +487,27 @@ impl Cell {
         }
         self.disk
     }
+}
+
+/// Puts an item into a lane, or does what a planted fault makes of that.
+fn carry(queue: &mut VecDeque<LaneItem>, mut item: LaneItem, capacity: usize, fuse: &mut Fuse) {
+    if fuse.fires(Plant::LaneDrops) {
+        return;
+    }
+    if let LaneItem::Request(Request { ask: Ask::Send { payload, .. }, .. }) = &mut item
+        && payload.len() >= FLIPPED_MIN_BYTES
+        && fuse.fires(Plant::LaneFlips)
+    {
+        let mut bytes = payload.to_vec();
+        bytes[payload.len() / 2] ^= 1;
+        *payload = bytes.into();
+    }
+    let room = capacity - queue.len();
+    let again = (room > 1 && fuse.fires(Plant::LaneRepeats)).then(|| item.clone());
+    if !queue.is_empty() && fuse.fires(Plant::LaneSwaps) {
+        queue.insert(queue.len() - 1, item);
+    } else {
+        queue.push_back(item);
+    }
+    queue.extend(again);
 }

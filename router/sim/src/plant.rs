@@ -1,94 +1,123 @@
-//! Planted bugs: faults of the bottom that nothing above can heal, or that nothing above may be able to. Each proves that a
-//! check can fail. Off unless asked for by name.
+//! Faults to plant at the bottom, off unless asked for by name. Most are bugs that nothing above can heal, each there to prove
+//! that a check can fail; the others must be healed by what is above, each there to prove that it is.
 
 use crate::check::Check;
 use crate::rng::Rng;
 
-/// A bug that can be planted.
+/// A fault that can be planted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Plant {
     /// The disk says that a write is flushed; a crash shows that it never was.
     DiskLies,
     /// A bit of a payload is another one when it is read through the mapping.
     DiskFlips,
-    /// A lane loses an item.
-    LaneDrops,
+    /// The ring never tells that a log write is flushed.
+    FlushSilent,
+    /// A bit of a message is another one behind a lane.
+    LaneFlips,
     /// A socket carries a delivery twice.
     SocketRepeats,
-    /// A socket carries two frames in the other order.
+    /// A socket carries two deliveries in the other order.
     SocketSwaps,
     /// A socket loses a delivery, and carries what comes after it.
     SocketDrops,
     /// A socket loses an acknowledgement of a client.
     AckDrops,
-    /// The ring never tells that a send was taken by the socket.
-    WrittenDrops,
     /// A connection that moves forgets the bytes that were read after its `Hello`.
     MoveForgets,
+    /// A lane carries an item twice.
+    LaneRepeats,
+    /// A lane carries two items in the other order.
+    LaneSwaps,
+    /// A lane loses an item.
+    LaneDrops,
+    /// The ring never tells that a send was taken by the socket.
+    WrittenDrops,
+}
+
+/// What is known of a plant.
+struct Facts {
+    name: &'static str,
+    story: &'static str,
+    trips: &'static [Check],
 }
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Plant; 9] = [
+    pub const ALL: [Plant; 13] = [
         Plant::DiskLies,
         Plant::DiskFlips,
-        Plant::LaneDrops,
+        Plant::FlushSilent,
+        Plant::LaneFlips,
         Plant::SocketRepeats,
         Plant::SocketSwaps,
         Plant::SocketDrops,
         Plant::AckDrops,
-        Plant::WrittenDrops,
         Plant::MoveForgets,
+        Plant::LaneRepeats,
+        Plant::LaneSwaps,
+        Plant::LaneDrops,
+        Plant::WrittenDrops,
     ];
 
     /// As `--plant` takes it.
     pub fn name(self) -> &'static str {
-        match self {
-            Plant::DiskLies => "disk-lies",
-            Plant::DiskFlips => "disk-flips",
-            Plant::LaneDrops => "lane-drops",
-            Plant::SocketRepeats => "socket-repeats",
-            Plant::SocketSwaps => "socket-swaps",
-            Plant::SocketDrops => "socket-drops",
-            Plant::AckDrops => "ack-drops",
-            Plant::WrittenDrops => "written-drops",
-            Plant::MoveForgets => "move-forgets",
-        }
+        self.facts().name
     }
 
     /// What it does.
     pub fn story(self) -> &'static str {
-        match self {
-            Plant::DiskLies => "the disk reports a flush that it never made; a crash shows it",
-            Plant::DiskFlips => "a bit of a payload is flipped when it is read through the mapping",
-            Plant::LaneDrops => "a lane loses an item",
-            Plant::SocketRepeats => "a socket carries a delivery twice",
-            Plant::SocketSwaps => "a socket carries two deliveries in the other order",
-            Plant::SocketDrops => "a socket loses a delivery and carries what follows",
-            Plant::AckDrops => "a socket loses an acknowledgement of a client",
-            Plant::WrittenDrops => "the ring never tells that a send was taken",
-            Plant::MoveForgets => "a connection that moves forgets the bytes read after its Hello",
-        }
+        self.facts().story
     }
 
-    /// The checks of which one has to trip; the first is what it is planted for.
+    /// The checks that it may trip; the first is what it is planted for. None for a fault that must be healed.
     pub fn trips(self) -> &'static [Check] {
-        match self {
-            Plant::DiskLies => &[Check::Lost, Check::Start],
-            Plant::DiskFlips => &[Check::Phantom],
-            Plant::LaneDrops => &[Check::Stuck],
-            Plant::SocketRepeats => &[Check::Duplicate],
-            Plant::SocketSwaps => &[Check::OutOfOrder],
-            Plant::SocketDrops => &[Check::Gap],
-            Plant::AckDrops => &[Check::InboxNotEmpty],
-            Plant::WrittenDrops => &[Check::Stuck],
-            Plant::MoveForgets => &[Check::Stuck],
-        }
+        self.facts().trips
+    }
+
+    /// Nothing that a client sees may come of it.
+    pub fn must_be_healed(self) -> bool {
+        self.trips().is_empty()
     }
 
     /// The plant of this name.
     pub fn named(name: &str) -> Option<Plant> {
         Plant::ALL.into_iter().find(|plant| plant.name() == name)
+    }
+
+    fn facts(self) -> Facts {
+        let (name, story, trips): (_, _, &[Check]) = match self {
+            Plant::DiskLies => (
+                "disk-lies",
+                "the disk reports a flush that it never made; a crash shows it",
+                &[Check::Lost, Check::OutOfOrder, Check::Start],
+            ),
+            Plant::DiskFlips => (
+                "disk-flips",
+                "a bit of a payload is flipped when it is read through the mapping",
+                &[Check::Phantom, Check::Start],
+            ),
+            Plant::FlushSilent => ("flush-silent", "the ring never tells that a log write is flushed", &[Check::Stuck]),
+            Plant::LaneFlips => ("lane-flips", "a bit of a message is flipped behind a lane", &[Check::Phantom]),
+            Plant::SocketRepeats => ("socket-repeats", "a socket carries a delivery twice", &[Check::Duplicate]),
+            Plant::SocketSwaps => {
+                ("socket-swaps", "a socket carries two deliveries in the other order", &[Check::OutOfOrder])
+            }
+            Plant::SocketDrops => ("socket-drops", "a socket loses a delivery and carries what follows", &[Check::Gap]),
+            Plant::AckDrops => {
+                ("ack-drops", "a socket loses an acknowledgement of a client", &[Check::InboxNotEmpty, Check::Stuck])
+            }
+            Plant::MoveForgets => (
+                "move-forgets",
+                "a connection that moves forgets the bytes read after its Hello",
+                &[Check::WrongAnswer],
+            ),
+            Plant::LaneRepeats => ("lane-repeats", "a lane carries an item twice", &[]),
+            Plant::LaneSwaps => ("lane-swaps", "a lane carries two items in the other order", &[]),
+            Plant::LaneDrops => ("lane-drops", "a lane loses an item", &[]),
+            Plant::WrittenDrops => ("written-drops", "the ring never tells that a send was taken", &[]),
+        };
+        Facts { name, story, trips }
     }
 }
 

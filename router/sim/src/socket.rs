@@ -46,7 +46,7 @@ impl Pieces {
     fn take(self, available: usize, rng: &mut Rng) -> usize {
         let most = match self {
             Pieces::Whole => return available,
-            Pieces::Some if rng.per_mille(600) => return available,
+            Pieces::Some if rng.per_mille(400) => return available,
             Pieces::Some => 1448,
             Pieces::Crumbs => {
                 if rng.per_mille(800) {

@@ -99,7 +99,7 @@ impl Weather {
     pub(crate) fn connection(&self, rng: &mut Rng) -> (Pieces, usize) {
         let pieces = match rng.below(1000) {
             n if n < self.crumbs_per_mille => Pieces::Crumbs,
-            n if n < 700 => Pieces::Some,
+            n if n < 800 => Pieces::Some,
             _ => Pieces::Whole,
         };
         let capacity = if rng.per_mille(self.slow_per_mille) { rng.between(1, 2000) } else { 64 * 1024 };

@@ -150,7 +150,8 @@ impl Model {
         }
         wish.chat = Some(id);
         let (group, members, title, tried_at) = (wish.group, wish.members.clone(), wish.title.clone(), wish.tried_at);
-        let chat = self.chats.entry(id).or_insert(Chat { group, members, title, tried_at, known_at, places: BTreeMap::new() });
+        let chat =
+            self.chats.entry(id).or_insert(Chat { group, members, title, tried_at, known_at, places: BTreeMap::new() });
         let wish = &self.wishes.iter().find(|wish| wish.chat == Some(id)).expect("it was just set");
         chat.tried_at = chat.tried_at.min(wish.tried_at);
         if chat.members != wish.members || chat.title != wish.title {
