@@ -247,6 +247,9 @@ impl Cell {
             Ready::Conn(conn, news) => self.hear(conn, news, b),
             Ready::Lane(from) => {
                 if let Some(item) = shared.lanes.queue(from, self.id).pop_front() {
+                    if b.fuse.fires(Plant::LaneRepeats) {
+                        self.handle(Input::Lane { from, item: item.clone() }, b);
+                    }
                     self.handle(Input::Lane { from, item }, b);
                 }
             }
@@ -410,7 +413,7 @@ impl Cell {
         &mut self,
         conn: ConnId,
         to: ShardId,
-        mut moving: Box<Moving>,
+        moving: Box<Moving>,
         b: &mut Bottom,
         shared: &mut Shared,
     ) -> Result<(), Violation> {
@@ -418,9 +421,6 @@ impl Cell {
         let Some(gone) = self.conns.release(conn) else { return Ok(()) };
         if gone.detach != Detach::Done || !gone.is_idle() {
             return Err(Violation::new(Check::Panic, format!("{conn:?} is moved while bytes are on their way")));
-        }
-        if !moving.unread.is_empty() && b.fuse.fires(Plant::MoveForgets) {
-            moving.unread.clear();
         }
         let due_us = b.now_us + if b.healed { 10 } else { b.rng.around(100) };
         shared.moving.push(InTransit { due_us, to, socket: gone.socket, moving });
@@ -443,7 +443,7 @@ impl Cell {
                 format!("the lane from {} to {to} is full, and it was said so", self.id),
             ));
         }
-        carry(queue, item, capacity, &mut b.fuse);
+        carry(queue, item, &mut b.fuse);
         self.lanes_full[usize::from(to.0)] = queue.len() == capacity;
         Ok(())
     }
@@ -482,6 +482,7 @@ impl Cell {
         }
         if how == Crash::PowerCut {
             let remains = self.disk.power_cut(&mut b.rng);
+            b.trace.line(format_args!("s{} of what was not flushed {} sectors stay, {} go", self.id, remains.kept, remains.lost));
             b.stats.lost_writes += u64::from(remains.lost > 0);
             b.stats.torn += u64::from(remains.kept > 0 && remains.lost > 0);
         }
@@ -490,7 +491,7 @@ impl Cell {
 }
 
 /// Puts an item into a lane, or does what a planted fault makes of that.
-fn carry(queue: &mut VecDeque<LaneItem>, mut item: LaneItem, capacity: usize, fuse: &mut Fuse) {
+fn carry(queue: &mut VecDeque<LaneItem>, mut item: LaneItem, fuse: &mut Fuse) {
     if fuse.fires(Plant::LaneDrops) {
         return;
     }
@@ -502,12 +503,9 @@ fn carry(queue: &mut VecDeque<LaneItem>, mut item: LaneItem, capacity: usize, fu
         bytes[payload.len() / 2] ^= 1;
         *payload = bytes.into();
     }
-    let room = capacity - queue.len();
-    let again = (room > 1 && fuse.fires(Plant::LaneRepeats)).then(|| item.clone());
     if !queue.is_empty() && fuse.fires(Plant::LaneSwaps) {
         queue.insert(queue.len() - 1, item);
     } else {
         queue.push_back(item);
     }
-    queue.extend(again);
 }

@@ -1,4 +1,4 @@
-//! The simulated disk of a shard: the storage crate's disk in memory, torn and cut off by chance, with two bugs to plant.
+//! The simulated disk of a shard: the storage crate's disk in memory, torn and cut off by chance, with bugs to plant.
 
 use std::io;
 
@@ -11,6 +11,9 @@ use crate::rng::Rng;
 
 /// Shorter stretches of a batch without zeros may be headers and tables, not payload.
 const PAYLOAD_STRETCH_MIN: usize = 64;
+
+/// A place in the header of a batch.
+const ROTTEN_OFFSET: u32 = 9;
 
 pub(crate) struct SimDisk {
     pub(crate) ram: RamDisk,
@@ -53,6 +56,10 @@ impl SimDisk {
         {
             // Only what is read is another bit; a power cut would show the right one.
             self.ram.write_unflushed(write.segment, offset + at as u32, &[bytes[at] ^ 0x10])?;
+        }
+        if fuse.fires(Plant::DiskRots) {
+            // In its header, which nobody reads before the next start.
+            self.ram.flip_bit(write.segment, offset + ROTTEN_OFFSET, 3)?;
         }
         Ok(())
     }

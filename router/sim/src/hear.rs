@@ -81,10 +81,11 @@ impl Client {
         while let Some(length) = rest.first_chunk().map(|length| u32::from_le_bytes(*length) as usize) {
             let (frame, behind) = rest.split_at(length);
             rest = behind;
-            if self.say(frame, model)? && b.fuse.fires(Plant::AckDrops) {
-                continue;
+            match self.say(frame, model)? {
+                Some(_) if b.fuse.fires(Plant::AckDrops) => {}
+                Some(floor) if b.fuse.fires(Plant::AckJumps) => self.builder.ack(&mut carried, floor + 1),
+                _ => carried.extend_from_slice(frame),
             }
-            carried.extend_from_slice(frame);
         }
         if let Some(line) = &self.line
             && !carried.is_empty()
@@ -94,14 +95,14 @@ impl Client {
         Ok(())
     }
 
-    /// Looks at a frame before it goes out. True for an acknowledgement.
-    fn say(&mut self, bytes: &[u8], model: &mut Model) -> Result<bool, Violation> {
+    /// Looks at a frame before it goes out. The floor of an acknowledgement.
+    fn say(&mut self, bytes: &[u8], model: &mut Model) -> Result<Option<u64>, Violation> {
         let unreadable =
             |error: FrameError| Violation::new(Check::WrongAnswer, format!("the client sends no frame: {error}"));
         let mut decoder = Decoder::default();
         let mut input = bytes;
         let Some(frame) = decoder.decode(&mut input, limits::FRAME_MAX_BYTES).map_err(unreadable)? else {
-            return Ok(false);
+            return Ok(None);
         };
         let (floor, is_ack) = match ClientFrame::parse(&frame).map_err(unreadable)? {
             ClientFrame::Hello(hello) => {
@@ -118,17 +119,17 @@ impl Client {
             ClientFrame::Send(send, _) if send.correlation() < PROBES => {
                 model.resends += u64::from(send.client_seq() <= self.said);
                 self.said = self.said.max(send.client_seq());
-                return Ok(false);
+                return Ok(None);
             }
             ClientFrame::Ping(_) | ClientFrame::CreateChat(_) | ClientFrame::ChatInfo(_) | ClientFrame::Send(..) => {
-                return Ok(false);
+                return Ok(None);
             }
         };
         if floor > self.kept.floor {
             let text = format!("{} claims {floor} and has kept {}", model.name(self.device), self.kept.floor);
             return Err(Violation::new(Check::Lost, text));
         }
-        Ok(is_ack)
+        Ok(is_ack.then_some(floor))
     }
 
     /// Looks at a frame before the session does. False if it is not for the session.

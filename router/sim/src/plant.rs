@@ -3,6 +3,7 @@
 
 use crate::check::Check;
 use crate::rng::Rng;
+use crate::trace::Trace;
 
 /// A fault that can be planted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,6 +12,8 @@ pub enum Plant {
     DiskLies,
     /// A bit of a payload is another one when it is read through the mapping.
     DiskFlips,
+    /// A bit of a batch turns over on the disk after its flush.
+    DiskRots,
     /// The ring never tells that a log write is flushed.
     FlushSilent,
     /// A bit of a message is another one behind a lane.
@@ -23,8 +26,8 @@ pub enum Plant {
     SocketDrops,
     /// A socket loses an acknowledgement of a client.
     AckDrops,
-    /// A connection that moves forgets the bytes that were read after its `Hello`.
-    MoveForgets,
+    /// A socket raises an acknowledgement of a client.
+    AckJumps,
     /// A lane carries an item twice.
     LaneRepeats,
     /// A lane carries two items in the other order.
@@ -44,16 +47,17 @@ struct Facts {
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Plant; 13] = [
+    pub const ALL: [Plant; 14] = [
         Plant::DiskLies,
         Plant::DiskFlips,
+        Plant::DiskRots,
         Plant::FlushSilent,
         Plant::LaneFlips,
         Plant::SocketRepeats,
         Plant::SocketSwaps,
         Plant::SocketDrops,
         Plant::AckDrops,
-        Plant::MoveForgets,
+        Plant::AckJumps,
         Plant::LaneRepeats,
         Plant::LaneSwaps,
         Plant::LaneDrops,
@@ -97,6 +101,11 @@ impl Plant {
                 "a bit of a payload is flipped when it is read through the mapping",
                 &[Check::Phantom, Check::Start],
             ),
+            Plant::DiskRots => (
+                "disk-rots",
+                "a bit of a batch turns over on the disk after its flush",
+                &[Check::Start, Check::Lost, Check::OutOfOrder],
+            ),
             Plant::FlushSilent => ("flush-silent", "the ring never tells that a log write is flushed", &[Check::Stuck]),
             Plant::LaneFlips => ("lane-flips", "a bit of a message is flipped behind a lane", &[Check::Phantom]),
             Plant::SocketRepeats => ("socket-repeats", "a socket carries a delivery twice", &[Check::Duplicate]),
@@ -107,10 +116,10 @@ impl Plant {
             Plant::AckDrops => {
                 ("ack-drops", "a socket loses an acknowledgement of a client", &[Check::InboxNotEmpty, Check::Stuck])
             }
-            Plant::MoveForgets => (
-                "move-forgets",
-                "a connection that moves forgets the bytes read after its Hello",
-                &[Check::WrongAnswer],
+            Plant::AckJumps => (
+                "ack-jumps",
+                "a socket raises an acknowledgement of a client by one",
+                &[Check::WrongAnswer, Check::Lost],
             ),
             Plant::LaneRepeats => ("lane-repeats", "a lane carries an item twice", &[]),
             Plant::LaneSwaps => ("lane-swaps", "a lane carries two items in the other order", &[]),
@@ -126,10 +135,10 @@ pub const RARITY: u64 = 1000;
 
 /// Decides when a planted bug fires: first at one of its first thousand opportunities, which the seed decides, and never
 /// again before a thousand more. Most seeds have fewer opportunities than that, so in most it never does.
-#[derive(Debug)]
 pub struct Fuse {
     plant: Option<Plant>,
     rng: Rng,
+    trace: Trace,
     opportunities: u64,
     fires_at: u64,
     fired: u64,
@@ -137,9 +146,9 @@ pub struct Fuse {
 
 impl Fuse {
     /// A fuse for a run.
-    pub fn new(plant: Option<Plant>, mut rng: Rng) -> Fuse {
+    pub fn new(plant: Option<Plant>, mut rng: Rng, trace: Trace) -> Fuse {
         let fires_at = rng.below(RARITY);
-        Fuse { plant, rng, opportunities: 0, fires_at, fired: 0 }
+        Fuse { plant, rng, trace, opportunities: 0, fires_at, fired: 0 }
     }
 
     /// Here `plant` could fire: does it?
@@ -152,6 +161,7 @@ impl Fuse {
         if fires {
             self.fires_at += RARITY + self.rng.below(RARITY);
             self.fired += 1;
+            self.trace.line(format_args!("planted: {}", plant.story()));
         }
         fires
     }
@@ -168,7 +178,7 @@ mod tests {
 
     #[test]
     fn a_plant_fires_at_most_once_in_a_thousand_opportunities() {
-        let mut fuse = Fuse::new(Some(Plant::LaneDrops), Rng::new(3));
+        let mut fuse = Fuse::new(Some(Plant::LaneDrops), Rng::new(3), Trace::default());
         let mut last = None;
         for n in 0..20 * RARITY {
             assert!(!fuse.fires(Plant::DiskLies));

@@ -51,7 +51,7 @@ impl World {
     pub(crate) fn new(what: Run, trace: Trace) -> World {
         let mut rng = Rng::new(what.seed);
         let weather = Weather::new(&mut rng.fork(1));
-        let fuse = Fuse::new(what.plant, rng.fork(2));
+        let fuse = Fuse::new(what.plant, rng.fork(2), trace.clone());
         trace.line(format_args!("{weather:?}"));
         let disks = (0..weather.shards).map(|shard| SimDisk::new(shard, rng.next())).collect();
         let mut people = rng.fork(3);

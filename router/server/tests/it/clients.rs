@@ -243,6 +243,30 @@ fn two_chat_over_pipes() {
 }
 
 #[test]
+fn a_program_hears_by_the_exit_code_that_a_line_was_not_sent() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    server.ok(&["recv", "--as", "bob", "--count", "0"]);
+    let mut chat = server
+        .client(&["chat", "--as", "alice", "--to", "bob"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut keys = chat.stdin.take().unwrap();
+    writeln!(keys, "{}", "x".repeat(70_000)).unwrap();
+    writeln!(keys, "short enough").unwrap();
+    drop(keys);
+    let output = chat.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let shown = text(&output.stdout);
+    assert!(shown.contains("not sent: it has 70000 bytes") && shown.contains("you: short enough ✓"), "{shown}");
+    assert!(text(&output.stderr).contains("1 message not sent"), "{}", text(&output.stderr));
+    assert_eq!(server.ok(&["recv", "--as", "bob", "--count", "1"]), "alice: short enough\n");
+}
+
+#[test]
 fn what_is_typed_while_the_server_is_down_is_sent_when_it_is_back() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path());
