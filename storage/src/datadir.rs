@@ -271,7 +271,16 @@ fn read_identity(directory: &Path) -> Result<Option<Identity>, DataDirError> {
     if format != FORMAT_VERSION {
         return Err(DataDirError::Format { path: directory.to_owned(), found: format, known: FORMAT_VERSION });
     }
-    serde_json::from_value(any).map(Some).map_err(|error| bad(error.to_string()))
+    let identity: Identity = serde_json::from_value(any).map_err(|error| bad(error.to_string()))?;
+    if identity.has_shape() { Ok(Some(identity)) } else { Err(bad(NO_SHAPE.to_owned())) }
+}
+
+const NO_SHAPE: &str = "no shards, or fewer partitions than shards";
+
+impl Identity {
+    fn has_shape(&self) -> bool {
+        self.shards > 0 && self.partitions >= self.shards
+    }
 }
 
 fn make_identity(directory: &Path, new: Shape, asked: Asked) -> Result<Identity, DataDirError> {
@@ -283,8 +292,8 @@ fn make_identity(directory: &Path, new: Shape, asked: Asked) -> Result<Identity,
         shards: asked.shards.unwrap_or(new.shards),
         segment_size: asked.segment_size.unwrap_or(new.segment_size),
     };
-    if identity.shards == 0 || identity.partitions < identity.shards {
-        return Err(DataDirError::Shape("no shards, or fewer partitions than shards"));
+    if !identity.has_shape() {
+        return Err(DataDirError::Shape(NO_SHAPE));
     }
     let options = LogOptions { segment_size: identity.segment_size, ..LogOptions::new(0) };
     options

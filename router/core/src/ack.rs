@@ -16,11 +16,11 @@ impl Shard {
     pub(crate) fn on_ack(&mut self, fx: &mut Effects, conn: ConnId, floor: u64) {
         let Some(session) = self.session(conn) else { return };
         let floor = InboxSeq(floor);
-        if floor > session.sent {
-            return self.close_with_error(fx, conn, Code::AckAboveHead, Kind::Ack);
-        }
         let (p, id) = (usize::from(session.partition), session.inbox);
         let inbox = &self.partitions[p].state.inboxes[id.0 as usize];
+        if floor > inbox.head() {
+            return self.close_with_error(fx, conn, Code::AckAboveHead, Kind::Ack);
+        }
         if floor <= inbox.acked {
             return;
         }
@@ -30,6 +30,8 @@ impl Shard {
         }
         if let Some(session) = self.session(conn) {
             session.in_flight_bytes = session.in_flight_bytes.saturating_sub(returned);
+            // What an older connection was sent counts as well: a device persists it and says so on the next one.
+            session.sent = session.sent.max(floor);
         }
         self.acknowledge(p, id, floor);
         self.want_delivery(conn);

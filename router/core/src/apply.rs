@@ -103,7 +103,7 @@ impl Shard {
                     id,
                     group: create.kind() == fb::ChatKind::Group,
                     title: create.title().unwrap_or("").to_owned(),
-                    members,
+                    members: members.into(),
                     made_ms: it.time_ms,
                     last_seq: ChatSeq(0),
                     senders: Vec::new(),

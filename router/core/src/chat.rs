@@ -6,7 +6,7 @@ use whimbrel_wire::{
     ChatCreateFields, ChatInfoFields, ChatSendFields, Code, ErrorFields, Kind, SentFields, fb, limits as wire,
 };
 
-use crate::ids::{ChatId, ClientSeq, ConnId, Correlation, DeviceId, UserId};
+use crate::ids::{ChatId, ClientSeq, ConnId, Correlation, DeviceId, PartitionId, UserId};
 use crate::io::Effects;
 use crate::lane::{
     Answer, Ask, AskUsers, Asker, ChatFacts, LaneItem, Reply, Request, SentStatus, UsersFound, UsersKnown,
@@ -21,7 +21,8 @@ use crate::shard::Shard;
 #[derive(Debug)]
 pub(crate) struct Creating {
     requests: Vec<Request>,
-    asked: usize,
+    /// Partitions that have not answered.
+    asked: Vec<PartitionId>,
     proposed: bool,
     /// The first answer that is not `All`.
     found: UsersFound,
@@ -133,7 +134,8 @@ impl Shard {
         let (user, device) = (session.user, session.device);
         let chat = ChatId(whimbrel_wire::chat_id(send.chat()));
         let (client_seq, prev) = (ClientSeq(seq), ClientSeq(send.prev()));
-        if seq == 0 || prev >= client_seq {
+        // The last number is refused because none could follow it.
+        if seq == 0 || seq == u64::MAX || prev >= client_seq {
             return self
                 .on_answer(fx, &Answer { asker, reply: Reply::refused(Code::BadClientSeq, Kind::Send, seq, "") });
         }
@@ -299,8 +301,8 @@ impl Shard {
             members.iter().map(|user| (route::partition_of_user(user, self.config.partitions), *user)).collect();
         by_partition.sort_unstable();
         let groups: Vec<_> = by_partition.chunk_by(|a, b| a.0 == b.0).collect();
-        let creating =
-            Creating { requests: vec![request], asked: groups.len(), proposed: false, found: UsersFound::All };
+        let asked = groups.iter().map(|users| users[0].0).collect();
+        let creating = Creating { requests: vec![request], asked, proposed: false, found: UsersFound::All };
         self.creating.insert(chat, creating);
         self.creating_order.push_back((self.now.mono_us + CREATING_US, chat));
         for users in groups {
@@ -325,11 +327,13 @@ impl Shard {
 
     pub(crate) fn on_users_known(&mut self, fx: &mut Effects, known: &UsersKnown) {
         let Some(creating) = self.creating.get_mut(&known.chat) else { return };
+        // By name and not by number: an answer to an earlier creation of the chat, which was given up, may come yet.
+        let Some(index) = creating.asked.iter().position(|asked| *asked == known.target) else { return };
+        creating.asked.swap_remove(index);
         if creating.found == UsersFound::All {
             creating.found = known.found;
         }
-        creating.asked = creating.asked.saturating_sub(1);
-        if creating.asked > 0 || creating.proposed {
+        if !creating.asked.is_empty() || creating.proposed {
             return;
         }
         let refusal = match creating.found {
@@ -408,8 +412,21 @@ impl Shard {
             return;
         };
         session.requests = session.requests.saturating_sub(1);
-        let correlation = answer.asker.correlation.0;
-        match &answer.reply {
+        self.say(fx, conn, answer.asker.correlation.0, &answer.reply);
+    }
+
+    /// Whether a queue takes these facts beside what deliveries and all other answers may need; an empty one always does.
+    fn has_room_for_facts(&mut self, conn: ConnId, facts: &ChatFacts) -> bool {
+        let names: usize = facts.members.iter().map(|user| user.as_str().len() + 16).sum();
+        let queue_max = self.config.bounds.queue_max_bytes as usize;
+        self.conn(conn).is_none_or(|it| {
+            let queued = it.queued_bytes as usize;
+            queued == 0 || queued + names + limits::ANSWER_MAX_BYTES <= queue_max / 4 * 3
+        })
+    }
+
+    fn say(&mut self, fx: &mut Effects, conn: ConnId, correlation: u64, reply: &Reply) {
+        match reply {
             Reply::Sent { chat, client_seq, chat_seq, time_ms, status } => {
                 let fields = SentFields {
                     correlation,
@@ -425,6 +442,11 @@ impl Shard {
                     },
                 };
                 self.send_frame(fx, conn, |frames, out| frames.sent(out, &fields));
+            }
+            Reply::Chat(facts) if !self.has_room_for_facts(conn, facts) => {
+                // It would be closed as slow for what it may ask. There is room when it has read what it was sent.
+                let reply = Reply::refused(Code::Overloaded, Kind::ChatInfo, 0, "");
+                self.say(fx, conn, correlation, &reply);
             }
             Reply::Chat(facts) => {
                 let names: Vec<&str> = facts.members.iter().map(UserId::as_str).collect();

@@ -319,10 +319,11 @@ impl Shard {
     pub(crate) fn close_silent(&mut self, fx: &mut Effects) {
         let now_us = self.now.mono_us;
         while let Some((_, conn)) = self.timers.logins.pop_front_if(|(due, _)| *due <= now_us) {
-            if let Some(it) = self.conn(conn)
-                && matches!(it.stage, Stage::Fresh)
-            {
-                self.refuse_hello(fx, conn, Correlation(0), Code::LoginTimeout, "");
+            match self.conn(conn).map(|it| &it.stage) {
+                Some(Stage::Fresh) => self.refuse_hello(fx, conn, Correlation(0), Code::LoginTimeout, ""),
+                // The log takes too long. Devices that exist need no write to come in: they are not to be kept out by this.
+                Some(Stage::Registering { .. }) => self.refuse_hello(fx, conn, Correlation(0), Code::Overloaded, ""),
+                Some(Stage::Leaving { .. } | Stage::Open(_) | Stage::Closing) | None => {}
             }
         }
         let keepalive_us = self.config.bounds.keepalive_us;

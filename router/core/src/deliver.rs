@@ -24,12 +24,19 @@ impl Shard {
 
     pub(crate) fn deliver_all(&mut self, fx: &mut Effects) {
         let mut list = std::mem::take(&mut self.to_deliver);
-        for conn in list.drain(..) {
+        let mut seen = 0;
+        for &conn in &list {
+            if fx.bytes.len() >= limits::TURN_BYTES_MAX {
+                break;
+            }
+            seen += 1;
             if let Some(it) = self.conn(conn) {
                 it.to_deliver = false;
                 while self.deliver_next(fx, conn) {}
             }
         }
+        // The others in the next turn, which comes at once.
+        list.drain(..seen);
         self.to_deliver = list;
     }
 
@@ -38,8 +45,8 @@ impl Shard {
         let bounds = self.config.bounds;
         let Some(it) = self.conns.get_mut(conn.slot as usize).and_then(Option::as_mut) else { return false };
         let Stage::Open(session) = &mut it.stage else { return false };
-        // Half of the queue is for answers.
-        if it.queued_bytes > bounds.queue_max_bytes / 2 {
+        // The rest of the queue is for answers.
+        if it.queued_bytes > (bounds.queue_max_bytes / 2).min(limits::DELIVERIES_QUEUED_BYTES) {
             return false;
         }
         let inbox = &self.partitions[usize::from(session.partition)].state.inboxes[session.inbox.0 as usize];

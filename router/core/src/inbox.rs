@@ -7,6 +7,7 @@ use whimbrel_wire::{FanOutFields, fb};
 use crate::ids::{ChatSeq, InboxId, PartitionId, UserId};
 use crate::io::Effects;
 use crate::lane::{Confirm, FanOut, LaneItem};
+use crate::limits;
 use crate::replicate::{Origin, Partition};
 use crate::shard::Shard;
 
@@ -15,6 +16,9 @@ impl Shard {
         let p = self.rank(fan_out.target);
         if !self.partitions[p].serving || !self.has_room_for_fan_out() {
             // The outbox keeps its cursor and sends again.
+            return;
+        }
+        if self.pointers > self.config.bounds.inbox_pointers / 2 && self.is_over_share(p, fan_out) {
             return;
         }
         let local = self.partitions[p].state.local(fan_out.chat, || fan_out.source);
@@ -40,6 +44,18 @@ impl Shard {
         // Above what sends may take: what was accepted comes through also where nothing new is.
         let gather_max = self.config.bounds.gather_max_bytes + self.config.bounds.gather_max_bytes / 2;
         self.gathered_bytes <= gather_max && self.pointers < self.config.bounds.inbox_pointers
+    }
+
+    /// Whether some device of these users has more waiting than its share. On a crowded shard their chat waits, and those of
+    /// others go on: one device that never comes back must not take the room of all.
+    /// Like room it is not a question of the single record.
+    fn is_over_share(&self, p: usize, fan_out: &FanOut) -> bool {
+        let share = self.config.bounds.inbox_pointers / limits::INBOX_SHARE;
+        let state = &self.partitions[p].state;
+        let Some(local) = state.local_if_known(fan_out.chat) else { return false };
+        let waiting = |id: &InboxId| state.inboxes[id.0 as usize].waiting.len();
+        let is_over = |user| state.inboxes_of(user).iter().any(|id| waiting(id) > share);
+        fan_out.chat_seq > local.applied && local.members.iter().any(is_over)
     }
 
     /// Whether a device other than the sender's will be there when a record that is proposed now is applied. The sender of a

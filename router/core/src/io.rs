@@ -205,6 +205,9 @@ impl Effects {
     pub fn clear(&mut self) {
         self.list.clear();
         self.bytes.clear();
+        if self.bytes.capacity() > 2 * crate::limits::TURN_BYTES_MAX {
+            self.bytes = Vec::new();
+        }
     }
 }
 

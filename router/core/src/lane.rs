@@ -139,7 +139,7 @@ pub struct ChatFacts {
     /// Empty for a 1:1 chat.
     pub title: String,
     /// Sorted.
-    pub members: Vec<UserId>,
+    pub members: std::sync::Arc<[UserId]>,
     /// Its newest place.
     pub last_seq: ChatSeq,
     /// The asking device's newest send in it.

@@ -49,6 +49,20 @@ pub const LANE_PACE: u32 = 16;
 /// How long a shard among others, at that pace, may let inputs gather before it wakes for them.
 pub const LANE_REST_US: u64 = 500;
 
+/// Frames that one turn sends before it leaves the other connections to the next: after a restart all devices come at once,
+/// and each may be given its credit.
+pub const TURN_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Deliveries wait when so much is queued on a connection: a socket's own buffer holds more, and of many readers that are
+/// gone and not yet known to be each keeps as much memory.
+pub const DELIVERIES_QUEUED_BYTES: u32 = 128 * 1024;
+
+/// What an answer needs beside names of members.
+pub const ANSWER_MAX_BYTES: usize = 1024;
+
+/// A device may have this part of [`Bounds::inbox_pointers`] waiting when more than half of them are in use.
+pub const INBOX_SHARE: usize = 64;
+
 /// Raft's tick.
 pub const RAFT_TICK_US: u64 = 100 * MS;
 
@@ -99,8 +113,9 @@ impl Default for Bounds {
 }
 
 const _: () = {
-    // A device that has used its credit, and has all its requests answered at once, still has a queue within the bound.
-    assert!(256 * 1024 + 256 * 512 + SENDS_IN_FLIGHT_MAX as usize * 1024 < 1024 * 1024);
+    // Facts of chats fill a queue to three quarters at most, deliveries less: all other answers still find room.
+    assert!(1024 * 1024 / 4 * 3 + SENDS_IN_FLIGHT_MAX as usize * ANSWER_MAX_BYTES < 1024 * 1024);
+    assert!(DELIVERIES_QUEUED_BYTES as usize + wire::FRAME_MAX_BYTES < 1024 * 1024 / 4 * 3);
     // What a client may have unanswered in one chat is found again after a reconnect.
     assert!(SENDS_IN_FLIGHT_MAX as usize <= ANSWERS_KEPT);
     // Commands in hand and their batch find room in the staging ring.

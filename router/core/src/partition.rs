@@ -2,6 +2,7 @@
 //! changes at apply only, from the state and the entry alone. What only a leader knows is marked as soft.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use ahash::RandomState;
 use whimbrel_storage::Location;
@@ -15,8 +16,8 @@ pub(crate) struct Chat {
     pub(crate) id: ChatId,
     pub(crate) group: bool,
     pub(crate) title: String,
-    /// Sorted.
-    pub(crate) members: Vec<UserId>,
+    /// Sorted. Shared, for who asks for a chat is given them, on whatever shard.
+    pub(crate) members: Arc<[UserId]>,
     pub(crate) made_ms: u64,
     pub(crate) last_seq: ChatSeq,
     pub(crate) senders: Vec<Sender>,
@@ -168,6 +169,11 @@ impl PartitionState {
             proposed: ChatSeq(0),
             members: Vec::new(),
         })
+    }
+
+    /// The same, if it has heard of it.
+    pub(crate) fn local_if_known(&self, chat: ChatId) -> Option<&LocalChat> {
+        self.locals.get(&chat)
     }
 
     /// The inboxes of a user's devices, in the order in which they were registered.

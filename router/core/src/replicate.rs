@@ -158,6 +158,7 @@ impl Shard {
             return true;
         }
         let patience_us = match more {
+            _ if self.stopping => 0,
             true => limits::BUSY_GATHER_US,
             false if self.is_among_busy() => limits::LANE_GATHER_US,
             false => 0,

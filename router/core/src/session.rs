@@ -106,6 +106,7 @@ impl Shard {
         self.gathered(p, Origin::Login(conn), before);
         if let Some(it) = self.conn(conn) {
             it.stage = Stage::Registering { login: Box::new(login), unread: Vec::new() };
+            self.timers.logins.push_back((self.now.mono_us + self.config.bounds.login_us, conn));
         }
     }
 

@@ -49,8 +49,10 @@ impl Shard {
         let mut due = self.timers.tick_us;
         let queues = [self.timers.logins.front(), self.timers.keepalives.front()];
         let firsts = queues.into_iter().flatten().map(|(due, _)| *due);
+        // A node that stops leaves them: it would be woken for them for ever.
+        let confirms_us = self.timers.confirms_us.filter(|_| !self.stopping);
         let watched = self.watched.front().map(|(due, _)| *due);
-        for other in firsts.chain(watched).chain(self.timers.acks_us).chain(self.timers.confirms_us) {
+        for other in firsts.chain(watched).chain(self.timers.acks_us).chain(confirms_us) {
             due = due.min(other);
         }
         if self.gathered_bytes > 0 && !self.log.is_writing() {
@@ -59,6 +61,9 @@ impl Shard {
             if end_us > self.now.mono_us {
                 due = due.min(end_us);
             }
+        }
+        if !self.to_deliver.is_empty() {
+            due = self.now.mono_us;
         }
         if !self.lanes.is_empty() {
             due = due.min(self.now.mono_us + limits::MS);

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use whimbrel_core::Shard;
 use whimbrel_core::ids::{ConnId, ShardId};
 use whimbrel_core::io::{Effect, Effects, Input, Moving};
-use whimbrel_core::lane::{Ask, LaneItem, Request};
+use whimbrel_core::lane::LaneItem;
 use whimbrel_storage::{LogWrite, SegmentId};
 use whimbrel_wire::Code;
 
@@ -14,7 +14,8 @@ use crate::bottom::Bottom;
 use crate::check::{Check, Violation};
 use crate::conns::{Conns, Detach, News};
 use crate::disk::{Crash, SimDisk};
-use crate::plant::{Fuse, Plant};
+use crate::lanes::{InTransit, Shared};
+use crate::plant::Plant;
 use crate::socket::SocketIndex;
 use crate::stats::Stats;
 use crate::tell;
@@ -22,63 +23,8 @@ use crate::tell;
 /// Items of one lane, and pieces of one connection, that a turn takes at most.
 const SHARE_OF_TURN: usize = 16;
 
-/// What a lane takes at least once all faults have ended.
-const HEALED_CAPACITY: usize = 64;
-
-/// Time between two turns from then on: long enough for several things to come together.
+/// Time between two turns once all faults have ended: long enough for several things to come together.
 const HEALED_TURN_US: u64 = 3_000;
-
-/// A payload so long names its message in its first half, which stays as it is.
-const FLIPPED_MIN_BYTES: usize = 16;
-
-/// What the shards of a node have in common.
-pub(crate) struct Shared {
-    pub(crate) lanes: Lanes,
-    pub(crate) moving: Vec<InTransit>,
-}
-
-/// A connection between two shards.
-pub(crate) struct InTransit {
-    pub(crate) due_us: u64,
-    pub(crate) to: ShardId,
-    pub(crate) socket: SocketIndex,
-    pub(crate) moving: Box<Moving>,
-}
-
-/// A queue for each ordered pair of shards.
-pub(crate) struct Lanes {
-    shards: usize,
-    capacity: usize,
-    queues: Vec<VecDeque<LaneItem>>,
-}
-
-impl Lanes {
-    pub(crate) fn new(shards: u16, capacity: usize) -> Lanes {
-        let shards = usize::from(shards);
-        Lanes { shards, capacity, queues: (0..shards * shards).map(|_| VecDeque::new()).collect() }
-    }
-
-    fn queue(&mut self, from: ShardId, to: ShardId) -> &mut VecDeque<LaneItem> {
-        &mut self.queues[usize::from(from.0) * self.shards + usize::from(to.0)]
-    }
-
-    fn room(&self, from: usize, to: usize) -> usize {
-        self.capacity - self.queues[from * self.shards + to].len()
-    }
-
-    fn len(&self, from: usize, to: usize) -> usize {
-        self.queues[from * self.shards + to].len()
-    }
-
-    /// No faults any more.
-    pub(crate) fn heal(&mut self) {
-        self.capacity = self.capacity.max(HEALED_CAPACITY);
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.queues.iter().all(VecDeque::is_empty)
-    }
-}
 
 /// Something that a shard can be told now.
 #[derive(Clone, Copy, Debug)]
@@ -151,8 +97,9 @@ impl Cell {
             return None;
         }
         // A lane that has room again is news: what waits for it goes with the end of a turn.
-        let has_room = |to: usize| self.lanes_full[to] && shared.lanes.room(usize::from(self.id.0), to) > 0;
-        let mut first = (0..self.lanes_full.len()).any(has_room).then_some(0);
+        let mut to_others = (0..).map(ShardId).zip(&self.lanes_full);
+        let has_room = |(to, was_full): (ShardId, &bool)| *was_full && shared.lanes.room(self.id, to) > 0;
+        let mut first = to_others.any(has_room).then_some(0);
         self.each_ready(b, shared, &mut |_, at_us| first = Some(first.map_or(at_us, |first: u64| first.min(at_us))));
         first.map(|first| first.max(self.next_turn_us))
     }
@@ -167,9 +114,9 @@ impl Cell {
         for conn in self.conns.iter() {
             conn.news_at(b, &mut |news, at_us| each(Ready::Conn(conn.id, news), at_us));
         }
-        for from in 0..shared.lanes.shards {
-            for _ in 0..shared.lanes.len(from, usize::from(self.id.0)).min(SHARE_OF_TURN) {
-                each(Ready::Lane(ShardId(from as u16)), 0);
+        for from in (0..self.lanes_full.len() as u16).map(ShardId) {
+            for _ in 0..shared.lanes.len(from, self.id).min(SHARE_OF_TURN) {
+                each(Ready::Lane(from), 0);
             }
         }
         if let Some(flush) = &self.flush {
@@ -219,7 +166,7 @@ impl Cell {
 
     fn look_at_lanes(&mut self, b: &mut Bottom, shared: &Shared) {
         for (to, room) in self.effects.lane_room.iter_mut().enumerate() {
-            *room = shared.lanes.room(usize::from(self.id.0), to);
+            *room = shared.lanes.room(self.id, ShardId(to as u16));
             self.lanes_full[to] = *room == 0;
             b.stats.full_lanes += u64::from(*room == 0);
         }
@@ -246,7 +193,7 @@ impl Cell {
             Ready::Adoption => self.adopt(b, shared),
             Ready::Conn(conn, news) => self.hear(conn, news, b),
             Ready::Lane(from) => {
-                if let Some(item) = shared.lanes.queue(from, self.id).pop_front() {
+                if let Some(item) = shared.lanes.take(from, self.id) {
                     if b.fuse.fires(Plant::LaneRepeats) {
                         self.handle(Input::Lane { from, item: item.clone() }, b);
                     }
@@ -434,17 +381,12 @@ impl Cell {
         b: &mut Bottom,
         shared: &mut Shared,
     ) -> Result<(), Violation> {
-        let capacity = shared.lanes.capacity;
         b.stats.fan_outs += u64::from(matches!(item, LaneItem::FanOut(_)));
-        let queue = shared.lanes.queue(self.id, to);
-        if queue.len() == capacity {
-            return Err(Violation::new(
-                Check::Panic,
-                format!("the lane from {} to {to} is full, and it was said so", self.id),
-            ));
+        if !shared.lanes.put(self.id, to, item, &mut b.fuse) {
+            let text = format!("the lane from {} to {to} is full, and it was said so", self.id);
+            return Err(Violation::new(Check::Panic, text));
         }
-        carry(queue, item, &mut b.fuse);
-        self.lanes_full[usize::from(to.0)] = queue.len() == capacity;
+        self.lanes_full[usize::from(to.0)] = shared.lanes.room(self.id, to) == 0;
         Ok(())
     }
 
@@ -482,30 +424,13 @@ impl Cell {
         }
         if how == Crash::PowerCut {
             let remains = self.disk.power_cut(&mut b.rng);
-            b.trace.line(format_args!("s{} of what was not flushed {} sectors stay, {} go", self.id, remains.kept, remains.lost));
+            b.trace.line(format_args!(
+                "s{} of what was not flushed {} sectors stay, {} go",
+                self.id, remains.kept, remains.lost
+            ));
             b.stats.lost_writes += u64::from(remains.lost > 0);
             b.stats.torn += u64::from(remains.kept > 0 && remains.lost > 0);
         }
         self.disk
-    }
-}
-
-/// Puts an item into a lane, or does what a planted fault makes of that.
-fn carry(queue: &mut VecDeque<LaneItem>, mut item: LaneItem, fuse: &mut Fuse) {
-    if fuse.fires(Plant::LaneDrops) {
-        return;
-    }
-    if let LaneItem::Request(Request { ask: Ask::Send { payload, .. }, .. }) = &mut item
-        && payload.len() >= FLIPPED_MIN_BYTES
-        && fuse.fires(Plant::LaneFlips)
-    {
-        let mut bytes = payload.to_vec();
-        bytes[payload.len() / 2] ^= 1;
-        *payload = bytes.into();
-    }
-    if !queue.is_empty() && fuse.fires(Plant::LaneSwaps) {
-        queue.insert(queue.len() - 1, item);
-    } else {
-        queue.push_back(item);
     }
 }

@@ -146,7 +146,7 @@ impl Client {
                 let credit_messages = u64::from(it.credit_messages());
                 model.welcome(
                     self.device,
-                    &Greeting { hello_floor, head: it.head(), floor: it.floor(), credit_messages },
+                    &Greeting { hello_floor, head: it.head(), floor: it.floor(), credit_messages, shard: it.shard() },
                 )?;
             }
             ServerFrame::Deliver(it, payload) => self.hear_delivery(it, payload, model)?,

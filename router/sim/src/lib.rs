@@ -14,6 +14,7 @@ mod conns;
 mod disk;
 mod hear;
 mod hostile;
+mod lanes;
 mod model;
 mod node;
 pub mod plant;

@@ -86,6 +86,8 @@ struct Device {
     hello_at: Option<u64>,
     welcome_at: Option<u64>,
     attachment: Option<Attachment>,
+    /// Where the node serves it.
+    shard: u16,
     /// The highest floor that it ever claimed.
     claimed: u64,
     /// What its person saw: the last `inbox_seq`, and of each chat the places.
@@ -120,6 +122,7 @@ pub(crate) struct Greeting {
     pub(crate) head: u64,
     pub(crate) floor: u64,
     pub(crate) credit_messages: u64,
+    pub(crate) shard: u16,
 }
 
 type Checked = Result<(), Violation>;
@@ -255,6 +258,18 @@ impl Model {
             }
         }
         Ok(())
+    }
+
+    /// Groups in which something was said and whose members were served by different shards.
+    pub(crate) fn spread_groups(&self) -> usize {
+        let spread = |chat: &&Chat| {
+            let devices = chat.members.iter().flat_map(|&user| &self.users[user].devices);
+            let mut shards =
+                devices.map(|&it| &self.devices[it]).filter(|it| it.welcome_at.is_some()).map(|it| it.shard);
+            let first = shards.next();
+            chat.group && chat.places.len() > 1 && shards.any(|shard| Some(shard) != first)
+        };
+        self.chats.values().filter(spread).count()
     }
 
     /// Highest `inbox_seq` that a device's person saw.

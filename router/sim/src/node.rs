@@ -6,9 +6,10 @@ use whimbrel_core::io::ShardConfig;
 use whimbrel_storage::LogOptions;
 
 use crate::bottom::Bottom;
-use crate::cell::{Cell, Lanes, Shared};
+use crate::cell::Cell;
 use crate::check::{Check, Violation};
 use crate::disk::{Crash, SimDisk};
+use crate::lanes::{Lanes, Shared};
 use crate::socket::SocketIndex;
 use crate::stats::Stats;
 use crate::tokens;

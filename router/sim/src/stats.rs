@@ -39,6 +39,8 @@ stats! {
     fan_outs,
     /// Chats that were made.
     chats,
+    /// Groups with messages whose members were served by different shards.
+    spread_groups,
     /// Logins that were accepted.
     logins,
     /// Connections that moved to another shard.

@@ -54,7 +54,7 @@ pub(crate) struct Weather {
 impl Weather {
     /// The weather of a run.
     pub(crate) fn new(rng: &mut Rng) -> Weather {
-        let shards = rng.pick(&[1, 2, 2, 3, 3, 4]);
+        let shards = rng.pick(&[1, 2, 2, 3, 3, 3, 4, 4]);
         let rough = rng.per_mille(700);
         let calm = |per_mille: u64| if rough { per_mille } else { 0 };
         let bounds = bounds(rng);
@@ -77,7 +77,7 @@ impl Weather {
             prepare_fails_per_mille: calm(rng.pick(&[0, 100, 500])),
             client_us: rng.pick(&[100, 400, 1500]),
             payload_max: rng.pick(&[64, 400, 3000, 60_000]),
-            in_flight: rng.pick(&[1, 4, 16, 80]),
+            in_flight: rng.pick(&[1, 8, 24, 80]),
             send_per_mille: rng.pick(&[200, 500, 900]),
             burst: rng.pick(&[1, 2, 4, 20]),
             unread_max: rng.pick(&[30, 100, 300, 300, 2000]).min(bounds.inbox_pointers as u64 / 2),
@@ -88,7 +88,7 @@ impl Weather {
             crash_per_mille: calm(rng.pick(&[0, 1, 2])),
             stop_per_mille: calm(rng.pick(&[0, 0, 1])),
             hostile_per_mille: calm(rng.pick(&[0, 1, 4])),
-            sleep_per_mille: calm(rng.pick(&[0, 0, 2])),
+            sleep_per_mille: calm(rng.pick(&[0, 0, 1])),
             wall_jump_per_mille: calm(rng.pick(&[0, 5])),
             crumbs_per_mille: calm(rng.pick(&[0, 20, 100])),
             slow_per_mille: calm(rng.pick(&[0, 100, 400])),

@@ -107,6 +107,7 @@ impl World {
         self.b.stats.delivered = self.model.delivered;
         self.b.stats.sent = self.model.messages.len() as u64;
         self.b.stats.chats = self.model.chats.len() as u64;
+        self.b.stats.spread_groups = self.model.spread_groups() as u64;
         self.b.stats.group_delivered = self.model.group_delivered;
         self.b.stats.resends = self.model.resends;
         self.b.stats.waited = self.model.waited;
@@ -272,18 +273,8 @@ impl World {
 
     /// What somebody still waits for.
     fn unrest(&self) -> Violation {
-        let stuck = |text: String| Violation::new(Check::Stuck, text);
-        if let Some(text) = self.clients.iter().find_map(|client| client.unrest(&self.model)) {
-            return stuck(text);
-        }
-        let Some(node) = &self.node else { return stuck("the node is not back".into()) };
-        match (node.waiting(), self.model.complete()) {
-            (0, _) => stuck("the node does not become idle".into()),
-            (waiting, Ok(())) => {
-                Violation::new(Check::InboxNotEmpty, format!("all is acknowledged, and {waiting} deliveries wait"))
-            }
-            (waiting, Err(missing)) => stuck(format!("{waiting} deliveries wait and do not come: {missing}")),
-        }
+        let client = self.clients.iter().find_map(|client| client.unrest(&self.model));
+        no_rest(client, self.node.as_ref().map(Node::waiting), self.model.complete())
     }
 
     /// What is durable is so after one more crash: the inboxes are empty before anybody has said a word, and stay so.
@@ -311,5 +302,37 @@ impl World {
         }
         self.come_to_rest()?;
         self.model.complete()
+    }
+}
+
+/// What is wrong with a world that does not come to rest: what a client still waits for, the deliveries that wait in the node if
+/// there is one, and whether everybody has seen all there was.
+fn no_rest(client: Option<String>, waiting: Option<u64>, complete: Result<(), Violation>) -> Violation {
+    let stuck = |text: String| Violation::new(Check::Stuck, text);
+    match (client, waiting, complete) {
+        (Some(text), _, _) => stuck(text),
+        (None, None, _) => stuck("the node is not back".into()),
+        (None, Some(0), _) => stuck("the node does not become idle".into()),
+        (None, Some(waiting), Ok(())) => {
+            Violation::new(Check::InboxNotEmpty, format!("all is acknowledged, and {waiting} deliveries wait"))
+        }
+        (None, Some(waiting), Err(missing)) => stuck(format!("{waiting} deliveries wait and do not come: {missing}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_world_that_does_not_rest_is_stuck_unless_only_inboxes_hold_what_was_seen() {
+        let check =
+            |client: Option<&str>, waiting, complete| no_rest(client.map(str::to_owned), waiting, complete).check;
+        let missing = || Err(Violation::new(Check::Lost, "a message"));
+        assert_eq!(check(None, Some(3), Ok(())), Check::InboxNotEmpty);
+        assert_eq!(check(None, Some(3), missing()), Check::Stuck);
+        assert_eq!(check(None, Some(0), Ok(())), Check::Stuck);
+        assert_eq!(check(None, None, Ok(())), Check::Stuck);
+        assert_eq!(check(Some("alice waits"), Some(3), Ok(())), Check::Stuck);
     }
 }

@@ -8,27 +8,25 @@ use std::io::{self, BufWriter, Write};
 use std::ops::Range;
 use std::path::PathBuf;
 
-use anyhow::{Context, anyhow};
-use clap::{Parser, Subcommand};
+use anyhow::{Context, anyhow, bail};
+use clap::{CommandFactory, Parser, Subcommand};
 use whimbrel_sim::plant::Plant;
 use whimbrel_sim::{DEFAULT_STEPS, Run, Trace};
 
-/// Runs a whole Whimbrel node on one thread from a seed, breaks what may break beneath it, and checks what its clients see.
-///
-/// The exit code is 0 if nothing was found, 1 if something was, 2 if the command is wrong.
+/// Runs a whole Whimbrel node on one thread from a seed, breaks what may break beneath it, and checks what its clients see
 #[derive(Debug, Parser)]
-#[command(name = "whimbrel-sim", version, arg_required_else_help = true, subcommand_negates_reqs = true)]
+#[command(name = "whimbrel-sim", version, subcommand_negates_reqs = true, after_help = EXAMPLES)]
 struct Args {
     /// Run this seed
     #[arg(long, value_name = "N", conflicts_with = "seeds", required_unless_present_any = ["seeds", "list_plants"])]
     seed: Option<u64>,
-    /// Run the seeds from A up to, and without, B
+    /// Run the seeds from A up to, and without, B, as in 0..1000
     #[arg(long, value_name = "A..B", value_parser = parse_seeds)]
     seeds: Option<Range<u64>>,
-    /// Inputs of a run before its faults end
+    /// Inputs that the shards are given before all faults end and the node has to come to rest
     #[arg(long, value_name = "M", default_value_t = DEFAULT_STEPS)]
     steps: u64,
-    /// Plant a bug; see --list-plants
+    /// Plant a fault; --list-plants names them
     #[arg(long, value_name = "NAME", value_parser = parse_plant)]
     plant: Option<Plant>,
     /// Write the whole story of a seed to a file
@@ -37,18 +35,27 @@ struct Args {
     /// Print one JSON object in place of text
     #[arg(long, global = true)]
     json: bool,
-    /// List the bugs that can be planted
+    /// List the faults that can be planted
     #[arg(long)]
     list_plants: bool,
     #[command(subcommand)]
     command: Option<Command>,
 }
 
+const EXAMPLES: &str = "\
+Examples:
+  whimbrel-sim --seeds 0..1000             find seeds that break a promise
+  whimbrel-sim --seed 42 --trace story.txt tell all that happens under one
+  whimbrel-sim plants                      see that the checks can fail
+
+The same seed and steps give the same story, byte for byte. The exit code is 0 if nothing was found, 1 if something was,
+2 if the command is wrong.";
+
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Plant each bug in turn and run seeds until a check finds it
+    /// Plant each fault in turn, and run seeds until the check that it is planted for finds it, or it is seen to be healed
     Plants {
-        /// Give a bug up after so many seeds
+        /// Give a fault up after so many seeds
         #[arg(long, value_name = "N", default_value_t = 1000)]
         within: u64,
         /// Inputs of a run before its faults end
@@ -59,6 +66,10 @@ enum Command {
 
 /// Runs the program and gives its exit code.
 pub(crate) fn main() -> i32 {
+    if std::env::args_os().len() == 1 {
+        let _ = Args::command().print_help();
+        return 0;
+    }
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => {
@@ -105,26 +116,40 @@ fn carry_out(args: &Args) -> anyhow::Result<bool> {
 fn list_plants(json: bool) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     if json {
-        let list: Vec<_> =
-            Plant::ALL.iter().map(|it| serde_json::json!({ "name": it.name(), "story": it.story() })).collect();
+        let list: Vec<_> = Plant::ALL
+            .iter()
+            .map(|it| serde_json::json!({ "name": it.name(), "story": it.story(), "trips": trips(*it) }))
+            .collect();
         writeln!(out, "{}", serde_json::Value::from(list))?;
     } else {
         for plant in Plant::ALL {
-            writeln!(out, "{:<16} {}", plant.name(), plant.story())?;
+            let trips = if plant.must_be_healed() { "must be healed".to_owned() } else { trips(plant).join(", ") };
+            writeln!(out, "{:<16} {} ({trips})", plant.name(), plant.story())?;
         }
     }
     Ok(())
 }
 
+/// Names of the checks that it may trip.
+fn trips(plant: Plant) -> Vec<&'static str> {
+    plant.trips().iter().map(|check| check.name()).collect()
+}
+
 fn parse_seeds(text: &str) -> anyhow::Result<Range<u64>> {
-    let wrong = || anyhow!("expected A..B with A below B, as in 0..1000");
-    let (start, end) = text.split_once("..").ok_or_else(wrong)?;
-    let range = start.parse().map_err(|_| wrong())?..end.parse().map_err(|_| wrong())?;
-    if range.is_empty() { Err(wrong()) } else { Ok(range) }
+    let range = text.split_once("..").and_then(|(start, end)| Some(start.parse().ok()?..end.parse().ok()?));
+    let range: Range<u64> = range.ok_or_else(|| anyhow!("write it as A..B with two numbers, as in 0..1000"))?;
+    if range.is_empty() {
+        bail!(
+            "no seed is in it: B is not included and has to be above A, as in {0}..{1}",
+            range.start,
+            range.start.saturating_add(1)
+        );
+    }
+    Ok(range)
 }
 
 fn parse_plant(text: &str) -> anyhow::Result<Plant> {
-    Plant::named(text).ok_or_else(|| anyhow!("no such bug; --list-plants names them"))
+    Plant::named(text).ok_or_else(|| anyhow!("there is no such fault; --list-plants names them"))
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

@@ -10,7 +10,7 @@ const BOB: DeviceIndex = 1;
 const BOB_TOO: DeviceIndex = 2;
 
 fn greeting(floor: u64, head: u64) -> Greeting {
-    Greeting { hello_floor: floor, head, floor, credit_messages: 4 }
+    Greeting { hello_floor: floor, head, floor, credit_messages: 4, shard: 0 }
 }
 
 /// All are logged in, and alice has made the chat; nobody was sent anything.
@@ -100,6 +100,18 @@ fn a_message_that_one_device_never_got_is_lost() {
 }
 
 #[test]
+fn a_message_that_was_acknowledged_without_a_place_and_is_nowhere_is_lost() {
+    let mut model = world();
+    send(&mut model, 1);
+    for device in [BOB, BOB_TOO] {
+        created(&mut model, device, 1).unwrap();
+    }
+    model.complete().unwrap();
+    model.sent(ALICE, CHAT, 1, None).unwrap();
+    assert_eq!(check(model.complete()), Check::Lost);
+}
+
+#[test]
 fn a_device_that_came_later_need_not_have_what_was_before() {
     let mut model = world();
     let late = model.add_device(1, 3);
@@ -124,10 +136,7 @@ fn a_device_that_came_later_need_not_have_what_was_before() {
 fn an_inbox_that_ends_below_what_was_kept_has_lost_it() {
     let mut model = world();
     assert_eq!(check(model.welcome(BOB, &greeting(3, 2))), Check::Lost);
-    assert_eq!(
-        check(model.welcome(BOB, &Greeting { hello_floor: 0, head: 9, floor: 4, credit_messages: 4 })),
-        Check::Lost
-    );
+    assert_eq!(check(model.welcome(BOB, &Greeting { floor: 4, ..greeting(0, 9) })), Check::Lost);
 }
 
 #[test]
@@ -223,4 +232,35 @@ fn refusals_that_have_no_reason_are_wrong() {
     let wish = model.wish(BOB, true, "group", vec![0, carol]);
     model.user_unknown(wish).unwrap();
     assert_eq!(check(model.users_known(wish)), Check::WrongAnswer);
+}
+
+#[test]
+fn who_joins_those_who_wait_for_a_chat_gets_their_answer() {
+    let mut model = world();
+    let carol = model.add_user("carol".into());
+    let device = model.add_device(carol, 1);
+    let early = model.wish(ALICE, false, "", vec![0, carol]);
+    model.hello(device, 0);
+    model.welcome(device, &greeting(0, 0)).unwrap();
+    // carol came after the question and before the second wish, which is answered with the first.
+    let joint = model.wish(ALICE, false, "", vec![0, carol]);
+    model.user_unknown(early).unwrap();
+    model.user_unknown(joint).unwrap();
+    let late = model.wish(ALICE, false, "", vec![0, carol]);
+    assert_eq!(check(model.user_unknown(late)), Check::WrongAnswer);
+}
+
+#[test]
+fn a_chat_that_is_known_has_all_its_users() {
+    let mut model = world();
+    let carol = model.add_user("carol".into());
+    model.add_device(carol, 1);
+    let wish = model.wish(ALICE, false, "", vec![0, carol]);
+    model.found(wish, CHAT + 1).unwrap();
+    let again = model.wish(ALICE, false, "", vec![0, carol]);
+    model.user_unknown(wish).unwrap();
+    // As of the time of the first one, which was open then.
+    model.user_unknown(again).unwrap();
+    let again = model.wish(ALICE, false, "", vec![0, carol]);
+    assert_eq!(check(model.user_unknown(again)), Check::WrongAnswer);
 }

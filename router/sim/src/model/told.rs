@@ -13,7 +13,8 @@ impl Model {
         let name = self.name(device);
         let it = &mut self.devices[device];
         it.welcome_at.get_or_insert(now);
-        let Greeting { hello_floor, head, floor, credit_messages } = *greeting;
+        let Greeting { hello_floor, head, floor, credit_messages, shard } = *greeting;
+        it.shard = shard;
         let start = hello_floor.max(floor);
         self.waited += head.saturating_sub(start);
         it.attachment =

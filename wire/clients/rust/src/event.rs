@@ -71,7 +71,7 @@ pub struct Welcome {
     pub user: String,
     /// The device of the token.
     pub device: u32,
-    /// Rises with each login of this device.
+    /// Rises with each login of this device; begins anew when the node is restarted.
     pub generation: u64,
     /// The newest place of the device's inbox; 0 for an empty one that never had any.
     pub head: u64,
