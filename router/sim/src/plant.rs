@@ -8,7 +8,7 @@ use crate::trace::Trace;
 /// A fault that can be planted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Plant {
-    /// The disk says that a write is flushed; a crash shows that it never was.
+    /// The disk says that a write is flushed and it is not; power is gone before the next one is.
     DiskLies,
     /// A bit of a payload is another one when it is read through the mapping.
     DiskFlips,
@@ -93,8 +93,8 @@ impl Plant {
         let (name, story, trips): (_, _, &[Check]) = match self {
             Plant::DiskLies => (
                 "disk-lies",
-                "the disk reports a flush that it never made; a crash shows it",
-                &[Check::Lost, Check::OutOfOrder, Check::Start],
+                "the disk reports a flush that it never made, and loses power before the next",
+                &[Check::Lost, Check::OutOfOrder],
             ),
             Plant::DiskFlips => (
                 "disk-flips",
@@ -119,7 +119,7 @@ impl Plant {
             Plant::AckJumps => (
                 "ack-jumps",
                 "a socket raises an acknowledgement of a client by one",
-                &[Check::WrongAnswer, Check::Lost],
+                &[Check::Gap, Check::Lost, Check::WrongAnswer],
             ),
             Plant::LaneRepeats => ("lane-repeats", "a lane carries an item twice", &[]),
             Plant::LaneSwaps => ("lane-swaps", "a lane carries two items in the other order", &[]),
