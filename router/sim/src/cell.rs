@@ -54,6 +54,8 @@ pub(crate) struct Cell {
     pub(crate) stopped: bool,
     /// The shard wants the process to end at once.
     pub(crate) ended: bool,
+    /// Power is gone.
+    pub(crate) power_fails: bool,
     flush_failed: bool,
     pub(crate) next_turn_us: u64,
     booted_us: u64,
@@ -77,6 +79,7 @@ impl Cell {
             stop_at_us: None,
             stopped: false,
             ended: false,
+            power_fails: false,
             flush_failed: false,
             next_turn_us: 0,
             booted_us,
@@ -270,6 +273,10 @@ impl Cell {
     }
 
     fn flushed(&mut self, b: &mut Bottom) -> Result<(), Violation> {
+        if self.disk.lied {
+            self.power_fails = true;
+            return Ok(());
+        }
         let Some(Flush { fails, write, .. }) = self.flush.take() else { return Ok(()) };
         if fails {
             b.stats.failed_writes += 1;

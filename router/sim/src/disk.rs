@@ -17,6 +17,8 @@ const ROTTEN_OFFSET: u32 = 9;
 
 pub(crate) struct SimDisk {
     pub(crate) ram: RamDisk,
+    /// It has reported a flush that it never made: it loses power before the next one.
+    pub(crate) lied: bool,
 }
 
 /// How a node ends without meaning to.
@@ -37,7 +39,7 @@ pub(crate) struct Remains {
 
 impl SimDisk {
     pub(crate) fn new(shard: u16, seed: u64) -> SimDisk {
-        SimDisk { ram: RamDisk::new(shard, seed) }
+        SimDisk { ram: RamDisk::new(shard, seed), lied: false }
     }
 
     pub(crate) fn create(&mut self, id: SegmentId, size_bytes: u32) -> io::Result<Bytes> {
@@ -48,6 +50,7 @@ impl SimDisk {
     pub(crate) fn write(&mut self, write: &LogWrite, fuse: &mut Fuse) -> io::Result<()> {
         let (offset, bytes) = (write.offset as u32, write.batch.as_ref());
         if fuse.fires(Plant::DiskLies) {
+            self.lied = true;
             return self.ram.write_unflushed(write.segment, offset, bytes);
         }
         self.ram.write(write.segment, offset, bytes)?;
@@ -75,6 +78,7 @@ impl SimDisk {
     /// Power is gone.
     pub(crate) fn power_cut(&mut self, rng: &mut Rng) -> Remains {
         // All of it, none of it, or what chance decides for each sector.
+        self.lied = false;
         let survival = rng.pick(&[0, 0, 1000, 100, 500, 900]);
         let mut remains = Remains::default();
         self.ram = self.ram.crash(&mut |_, _| {

@@ -101,6 +101,11 @@ impl Node {
         self.cells.iter().any(|cell| cell.ended)
     }
 
+    /// Power is gone, for a planted fault wants it so.
+    pub(crate) fn power_fails(&self) -> bool {
+        self.cells.iter().any(|cell| cell.power_fails)
+    }
+
     /// The process ends; what remains are its disks.
     pub(crate) fn end(self, how: Crash, b: &mut Bottom) -> Vec<SimDisk> {
         b.trace.line(format_args!("the node ends: {how:?}"));

@@ -112,7 +112,9 @@ impl Plant {
             Plant::SocketSwaps => {
                 ("socket-swaps", "a socket carries two deliveries in the other order", &[Check::OutOfOrder])
             }
-            Plant::SocketDrops => ("socket-drops", "a socket loses a delivery and carries what follows", &[Check::Gap]),
+            Plant::SocketDrops => {
+                ("socket-drops", "a socket loses a delivery and carries what follows", &[Check::Gap, Check::Stuck])
+            }
             Plant::AckDrops => {
                 ("ack-drops", "a socket loses an acknowledgement of a client", &[Check::InboxNotEmpty, Check::Stuck])
             }

@@ -155,7 +155,9 @@ impl World {
             Actor::Shard(shard) => {
                 if let Some(node) = node {
                     node.turn(shard, b)?;
-                    if node.wants_end() {
+                    if node.power_fails() {
+                        self.end_node(Crash::PowerCut);
+                    } else if node.wants_end() {
                         self.crash();
                     } else if node.is_stopped() {
                         b.stats.clean_stops += 1;
