@@ -53,8 +53,11 @@ impl Shard {
         let share = self.config.bounds.inbox_pointers / limits::INBOX_SHARE;
         let state = &self.partitions[p].state;
         let Some(local) = state.local_if_known(fan_out.chat) else { return false };
-        let waiting = |id: &InboxId| state.inboxes[id.0 as usize].waiting.len();
-        let is_over = |user| state.inboxes_of(user).iter().any(|id| waiting(id) > share);
+        let unread = |id: &InboxId| {
+            let inbox = &state.inboxes[id.0 as usize];
+            inbox.head().0 - inbox.acked.0
+        };
+        let is_over = |user| state.inboxes_of(user).iter().any(|id| unread(id) > share as u64);
         fan_out.chat_seq > local.applied && local.members.iter().any(is_over)
     }
 

@@ -1,0 +1,275 @@
+//! Histories in which one client, or one moment, asks for more than its share: what it gets is bounded, and the others go on.
+
+#![allow(clippy::unwrap_used)]
+
+use whimbrel_core::ids::{ChatId, ConnId, Correlation, DeviceId, InboxSeq, ShardId, UserId};
+use whimbrel_core::io::Moving;
+use whimbrel_core::lane::{Ask, Asker, LaneItem, Request};
+use whimbrel_core::limits::{Bounds, TURN_BYTES_MAX};
+use whimbrel_core::session::Login;
+use whimbrel_core::{Effect, Effects, Input, Now, Shard, ShardConfig, route};
+use whimbrel_storage::ram::RamDisk;
+use whimbrel_storage::{Disk, LogOptions};
+use whimbrel_wire::{Builder, ChatInfoFields, Code, CreateChatFields, Kind, SendFields, fb};
+
+const SEGMENT_BYTES: u32 = 4 << 20;
+
+/// A shard over a disk in memory, with sockets that take everything at once.
+struct Node {
+    shard: Shard,
+    disk: RamDisk,
+    effects: Effects,
+    now: Now,
+    /// What was sent, by connection.
+    sent: Vec<(ConnId, Vec<u8>)>,
+    closed: Vec<ConnId>,
+    to_lanes: Vec<LaneItem>,
+    stopped: bool,
+    /// The most bytes of frames that one turn had.
+    turn_bytes_max: usize,
+    lane_room: usize,
+    builder: Builder,
+}
+
+impl Node {
+    fn new(shards: u16, bounds: Bounds) -> Node {
+        let mut disk = RamDisk::new(0, 7);
+        let options = LogOptions { segment_size: SEGMENT_BYTES, ..LogOptions::new(0) };
+        let config = ShardConfig { shard: ShardId(0), shards, partitions: 16, token_key: [0; 32], seed: 1, bounds };
+        let shard = Shard::open(config, options, &mut disk).unwrap();
+        let mut node = Node {
+            shard,
+            disk,
+            effects: Effects::default(),
+            now: Now { mono_us: 1, wall_ms: 1000 },
+            sent: Vec::new(),
+            closed: Vec::new(),
+            to_lanes: Vec::new(),
+            stopped: false,
+            turn_bytes_max: 0,
+            lane_room: 4096,
+            builder: Builder::default(),
+        };
+        node.turns(50);
+        assert!(node.shard.is_ready());
+        node
+    }
+
+    fn tell(&mut self, input: Input<'_>) {
+        self.shard.handle(self.now, input, &mut self.effects);
+    }
+
+    fn turns(&mut self, count: u32) {
+        for _ in 0..count {
+            self.turn();
+        }
+    }
+
+    /// Ends a turn, and does what it wants until it wants nothing of the disk any more.
+    fn turn(&mut self) {
+        loop {
+            self.now.mono_us += 2000;
+            self.now.wall_ms += 2;
+            self.effects.lane_room = vec![self.lane_room; 8];
+            self.tell(Input::TurnEnd { more: false });
+            self.turn_bytes_max = self.turn_bytes_max.max(self.effects.bytes.len());
+            let list: Vec<_> = self.effects.list.drain(..).collect();
+            let bytes = std::mem::take(&mut self.effects.bytes);
+            let mut written = Vec::new();
+            let mut again = false;
+            for effect in list {
+                match effect {
+                    Effect::Send { conn, head, payload } => {
+                        let mut frame = bytes[head].to_vec();
+                        frame.extend_from_slice(&payload.unwrap_or_default());
+                        written.push((conn, frame.len() as u32));
+                        self.sent.push((conn, frame));
+                    }
+                    Effect::Close { conn } => self.closed.push(conn),
+                    Effect::Lane { item, .. } => self.to_lanes.push(item),
+                    Effect::WriteLog(write) => {
+                        again = true;
+                        self.disk.write(write.segment, write.offset as u32, write.batch.as_ref()).unwrap();
+                        self.tell(Input::LogWritten { write: write.id });
+                    }
+                    Effect::PrepareSegment(segment) => {
+                        again = true;
+                        let mapping = self.disk.create(segment, SEGMENT_BYTES).unwrap();
+                        self.tell(Input::SegmentReady { segment, mapping });
+                    }
+                    Effect::Stopped => self.stopped = true,
+                    Effect::Detach { .. } | Effect::Move { .. } | Effect::WakeAt { .. } => {}
+                    Effect::Fatal(fatal) => panic!("{fatal:?}"),
+                }
+            }
+            for (conn, bytes) in written {
+                self.tell(Input::Written { conn, bytes });
+            }
+            if !again {
+                return;
+            }
+        }
+    }
+
+    fn log_in(&mut self, slot: u32, user: &str, device: u32) -> ConnId {
+        let conn = ConnId { slot, generation: 1 };
+        let login = Login {
+            correlation: Correlation(1),
+            user: name(user),
+            device: DeviceId(device),
+            token_epoch: 0,
+            floor: InboxSeq(0),
+        };
+        self.tell(Input::Adopted { conn, moving: Box::new(Moving { login, unread: Vec::new() }) });
+        conn
+    }
+
+    fn say(&mut self, conn: ConnId, write: impl FnOnce(&mut Builder, &mut Vec<u8>)) {
+        let mut frames = Vec::new();
+        write(&mut self.builder, &mut frames);
+        self.tell(Input::Received { conn, bytes: &frames });
+    }
+
+    fn pair(&mut self, conn: ConnId, from: &str, to: &str) -> ChatId {
+        let fields =
+            CreateChatFields { correlation: 1, kind: fb::ChatKind::Direct, nonce: 0, members: &[to], title: "" };
+        self.say(conn, |b, out| b.create_chat(out, &fields));
+        self.turns(2);
+        route::direct_chat(&name(from), &name(to))
+    }
+
+    fn send(&mut self, conn: ConnId, chat: ChatId, number: u64, payload: &[u8]) {
+        let fields = SendFields { correlation: number, chat: chat.0, client_seq: number, prev: number - 1 };
+        self.say(conn, |b, out| b.send(out, &fields, payload));
+        self.turn();
+    }
+
+    fn count(&self, conn: ConnId, kind: Kind) -> usize {
+        self.sent.iter().filter(|(to, frame)| *to == conn && frame[4] == kind as u8).count()
+    }
+}
+
+fn name(user: &str) -> UserId {
+    UserId::new(user).unwrap()
+}
+
+#[test]
+fn who_asks_for_much_is_answered_and_not_closed_as_slow() {
+    let mut node = Node::new(1, Bounds::default());
+    let names: Vec<String> = (0..1024).map(|number| format!("user-with-a-rather-long-name-{number:010}")).collect();
+    for (slot, user) in names.iter().enumerate() {
+        node.log_in(slot as u32, user, 1);
+    }
+    node.turns(2);
+    let asker = ConnId { slot: 0, generation: 1 };
+    let others: Vec<&str> = names[1..].iter().map(String::as_str).collect();
+    let group = CreateChatFields { correlation: 1, kind: fb::ChatKind::Group, nonce: 1, members: &others, title: "t" };
+    node.say(asker, |b, out| b.create_chat(out, &group));
+    node.turns(3);
+    assert_eq!(node.count(asker, Kind::ChatInfo), 1, "the group is made");
+    node.sent.clear();
+    let chat = route::group_chat(&name(&names[0]), DeviceId(1), 1).0;
+    // As many as may be unanswered; the answers would be three times what its queue takes.
+    node.say(asker, |b, out| {
+        for correlation in 0..64 {
+            b.chat_info(out, &ChatInfoFields { correlation, chat, ..ChatInfoFields::default() });
+        }
+    });
+    node.turns(2);
+    assert!(!node.closed.contains(&asker));
+    let (answered, refused) = (node.count(asker, Kind::ChatInfo), node.count(asker, Kind::Error));
+    assert!(answered >= 8 && answered + refused == 64, "{answered} {refused}");
+    assert_eq!(node.shard.counters().refused_for(Code::Overloaded), refused as u64);
+}
+
+#[test]
+fn answers_outlive_a_full_lane() {
+    let mut node = Node::new(2, Bounds { lane_backlog: 10, ..Bounds::default() });
+    node.lane_room = 0;
+    node.turn();
+    let user = name("alice");
+    for number in 0..100 {
+        let asker =
+            Asker { shard: ShardId(1), conn: ConnId { slot: 0, generation: 1 }, correlation: Correlation(number) };
+        // A chat of a partition that this shard has, which nobody made.
+        let chat = (0..)
+            .map(|salt| ChatId(u128::from(number) << 64 | salt))
+            .find(|chat| route::partition_of_chat(*chat, 16).0.is_multiple_of(2))
+            .unwrap();
+        let request = Request { asker, user, device: DeviceId(1), ask: Ask::Info { chat } };
+        node.tell(Input::Lane { from: ShardId(1), item: LaneItem::Request(request) });
+    }
+    node.turn();
+    assert!(node.to_lanes.is_empty());
+    node.lane_room = 4096;
+    node.turns(2);
+    let answers = node.to_lanes.iter().filter(|item| matches!(item, LaneItem::Answer(_))).count();
+    assert_eq!((answers, node.shard.counters().lane_dropped), (100, 0));
+}
+
+#[test]
+fn devices_that_come_back_together_are_served_in_turns() {
+    let mut node = Node::new(1, Bounds::default());
+    let alice = node.log_in(0, "alice", 1);
+    for device in 1..=200 {
+        let conn = node.log_in(device, "bob", device);
+        node.turn();
+        node.tell(Input::Disconnected { conn });
+    }
+    let chat = node.pair(alice, "alice", "bob");
+    for number in 1..=200 {
+        node.send(alice, chat, number, &[7; 900]);
+    }
+    node.turns(2);
+    (node.turn_bytes_max, node.sent) = (0, Vec::new());
+    let back: Vec<_> = (1..=200).map(|device| node.log_in(1000 + device, "bob", device)).collect();
+    node.turns(50);
+    // What one connection may be given comes on top.
+    assert!(node.turn_bytes_max < TURN_BYTES_MAX + (1 << 20), "{}", node.turn_bytes_max);
+    for conn in back {
+        // The making of the chat, and the messages.
+        assert_eq!(node.count(conn, Kind::Deliver), 201, "{conn:?}");
+    }
+}
+
+#[test]
+fn a_device_that_never_comes_back_does_not_stop_the_others() {
+    let mut node = Node::new(1, Bounds { inbox_pointers: 1000, ..Bounds::default() });
+    let users = ["mallory", "gone", "alice", "bob"];
+    let [mallory, gone, alice, bob] = [0, 1, 2, 3].map(|slot| node.log_in(slot, users[slot as usize], 1));
+    node.turn();
+    node.tell(Input::Disconnected { conn: gone });
+    let to_gone = node.pair(mallory, "mallory", "gone");
+    let to_bob = node.pair(alice, "alice", "bob");
+    for number in 1..=1100 {
+        node.send(mallory, to_gone, number, b"flood");
+    }
+    node.sent.clear();
+    for number in 1..=200 {
+        node.send(alice, to_bob, number, b"hello");
+        node.turn();
+        // The making of the chat came first.
+        node.say(bob, |b, out| b.ack(out, number + 1));
+    }
+    node.turns(5);
+    assert_eq!((node.count(alice, Kind::Sent), node.count(bob, Kind::Deliver)), (200, 200));
+}
+
+#[test]
+fn a_node_with_confirmations_due_stops() {
+    let mut node = Node::new(1, Bounds::default());
+    let (alice, bob) = (node.log_in(0, "alice", 1), node.log_in(1, "bob", 1));
+    node.turn();
+    let chat = node.pair(alice, "alice", "bob");
+    node.send(alice, chat, 1, b"last words");
+    // Heard and not committed; due long ago when it stops.
+    node.now.mono_us += 5_000_000;
+    node.tell(Input::Stop);
+    node.turns(2);
+    assert!(node.closed.contains(&alice) && node.closed.contains(&bob) && !node.stopped);
+    for conn in [alice, bob] {
+        node.tell(Input::Disconnected { conn });
+    }
+    node.turns(2);
+    assert!(node.stopped);
+}
