@@ -54,7 +54,8 @@ impl SimDisk {
             return self.ram.write_unflushed(write.segment, offset, bytes);
         }
         self.ram.write(write.segment, offset, bytes)?;
-        if let Some(at) = inside_payload(bytes)
+        if fuse.is_for(Plant::DiskFlips)
+            && let Some(at) = inside_payload(bytes)
             && fuse.fires(Plant::DiskFlips)
         {
             // Only what is read is another bit; a power cut would show the right one.

@@ -1,7 +1,8 @@
 //! Those who mean ill: each connects once, does one thing that must be refused, and looks at the answer.
 
 use whimbrel_wire::{
-    Builder, Code, CreateChatFields, HelloFields, Kind, SendFields, ServerFrame, WelcomeFields, fb, limits,
+    Builder, ChatInfoFields, Code, CreateChatFields, HelloFields, Kind, SendFields, ServerFrame, WelcomeFields, fb,
+    limits,
 };
 
 use crate::bottom::Bottom;
@@ -31,6 +32,9 @@ const ALWAYS_POSSIBLE: [Code; 9] = [
     Code::SlowReader,
 ];
 
+/// Of those who want too much it takes more than a few until one gets it.
+const GREEDY: [Deed; 2] = [Deed::NeverReads, Deed::Floods];
+
 /// What one of them does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Deed {
@@ -57,10 +61,11 @@ enum Deed {
     FlippedBit,
     BadTable,
     NeverReads,
+    Floods,
 }
 
 impl Deed {
-    const ALL: [Deed; 23] = [
+    const ALL: [Deed; 24] = [
         Deed::Nothing,
         Deed::Garbage,
         Deed::HugeFrame,
@@ -84,6 +89,7 @@ impl Deed {
         Deed::FlippedBit,
         Deed::BadTable,
         Deed::NeverReads,
+        Deed::Floods,
     ];
 
     /// Only after a login of their own.
@@ -116,6 +122,7 @@ impl Deed {
             Deed::FlippedBit => &[Code::BadChecksum, Code::BadFrame, Code::FrameTooLarge],
             Deed::BadTable => &[Code::BadTable],
             Deed::NeverReads => &[Code::SlowReader],
+            Deed::Floods => &[Code::ChatUnknown, Code::TooManyInFlight],
         }
     }
 }
@@ -136,7 +143,7 @@ impl Hostile {
     pub(crate) fn new(b: &mut Bottom) -> Hostile {
         b.stats.hostile += 1;
         Hostile {
-            deed: b.rng.pick(&Deed::ALL),
+            deed: if b.rng.per_mille(250) { b.rng.pick(&GREEDY) } else { b.rng.pick(&Deed::ALL) },
             device: b.rng.between(1, 9) as u32,
             socket: None,
             tap: Tap::default(),
@@ -191,7 +198,7 @@ impl Hostile {
 
     fn connect(&mut self, b: &mut Bottom, node: Option<&mut Node>) -> bool {
         let index = b.sockets.len();
-        let crumbs = if self.deed == Deed::NeverReads { Pieces::Whole } else { Pieces::Crumbs };
+        let crumbs = if GREEDY.contains(&self.deed) { Pieces::Whole } else { Pieces::Crumbs };
         let pieces = b.rng.pick(&[Pieces::Whole, Pieces::Some, crumbs]);
         b.sockets.push(Socket::new(4096, pieces));
         if !node.is_some_and(|node| node.accept(index, b)) {
@@ -302,6 +309,13 @@ impl Hostile {
             Deed::NeverReads => {
                 let answers = b.weather.bounds.queue_max_bytes as usize / whimbrel_wire::HEADER_BYTES;
                 (0..answers as u64).for_each(|number| build.ping(&mut out, number));
+            }
+            // More than one session may have unanswered, about chats all over the node.
+            Deed::Floods => {
+                for correlation in 1..=300 {
+                    let chat = b.rng.next().into();
+                    build.chat_info(&mut out, &ChatInfoFields { correlation, chat, ..ChatInfoFields::default() });
+                }
             }
         }
         out

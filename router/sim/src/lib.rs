@@ -1,8 +1,8 @@
 //! The whole node on one thread from a seed: the real core over the real log, with everything beneath them simulated: bytes,
 //! blocks, time. A reference model watches what clients are told and finds what must not be.
 //!
-//! - [`run`] runs one seed; [`Run`] names it, [`Outcome`] says what was found.
-//! - [`plant`] lists bugs that can be planted at the bottom, to see that the checks find them.
+//! - [`run()`] runs one seed; [`Run`] names it, [`Outcome`] says what was found, [`Stats`] what happened.
+//! - [`plant`] lists faults that can be planted at the bottom; [`hunt()`] sees that the checks find them.
 
 #![forbid(unsafe_code)]
 
@@ -14,6 +14,7 @@ mod conns;
 mod disk;
 mod hear;
 mod hostile;
+mod hunt;
 mod lanes;
 mod model;
 mod node;
@@ -30,6 +31,7 @@ mod weather;
 mod work;
 mod world;
 
+pub use hunt::{Catch, hunt};
 pub use run::{DEFAULT_STEPS, Outcome, Run, dying_words, failure, run};
 pub use stats::Stats;
 pub use trace::Trace;

@@ -94,7 +94,7 @@ impl Plant {
             Plant::DiskLies => (
                 "disk-lies",
                 "the disk reports a flush that it never made, and loses power before the next",
-                &[Check::Lost, Check::OutOfOrder],
+                &[Check::Lost, Check::OutOfOrder, Check::Duplicate, Check::WrongAnswer, Check::Start],
             ),
             Plant::DiskFlips => (
                 "disk-flips",
@@ -153,9 +153,14 @@ impl Fuse {
         Fuse { plant, rng, trace, opportunities: 0, fires_at, fired: 0 }
     }
 
+    /// It is this plant's, so that its opportunities are worth looking for.
+    pub fn is_for(&self, plant: Plant) -> bool {
+        self.plant == Some(plant)
+    }
+
     /// Here `plant` could fire: does it?
     pub fn fires(&mut self, plant: Plant) -> bool {
-        if self.plant != Some(plant) {
+        if !self.is_for(plant) {
             return false;
         }
         let fires = self.opportunities == self.fires_at;

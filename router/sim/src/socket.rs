@@ -88,7 +88,7 @@ impl Socket {
     /// The client receives a piece, if there is one.
     pub(crate) fn client_reads(&mut self, rng: &mut Rng, into: &mut Vec<u8>) {
         let len = self.pieces.take(self.down.len(), rng);
-        into.extend(self.down.drain(..len));
+        take(&mut self.down, len, into);
     }
 
     /// Bytes that wait for the client.
@@ -130,7 +130,7 @@ impl Socket {
     pub(crate) fn node_reads(&mut self, rng: &mut Rng, into: &mut Vec<u8>) {
         let len = self.pieces.take(self.up.len(), rng);
         let before = into.len();
-        into.extend(self.up.drain(..len));
+        take(&mut self.up, len, into);
         self.meter.feed(&into[before..]);
     }
 
@@ -185,6 +185,15 @@ impl Socket {
         self.down_capacity = self.down_capacity.max(64 * 1024);
         self.pieces = Pieces::Whole;
     }
+}
+
+/// Takes the first `len` bytes, in whole slices.
+fn take(from: &mut VecDeque<u8>, len: usize, into: &mut Vec<u8>) {
+    let (first, second) = from.as_slices();
+    let cut = len.min(first.len());
+    into.extend_from_slice(&first[..cut]);
+    into.extend_from_slice(&second[..len - cut]);
+    from.drain(..len);
 }
 
 /// Follows a stream of frames by their lengths.

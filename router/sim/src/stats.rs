@@ -89,6 +89,8 @@ stats! {
     credit_used_up,
     /// Requests that were refused for want of room.
     overloaded,
+    /// Requests that were refused since a disk had no room for another segment.
+    storage_full,
     /// Requests that were refused since their session had too many.
     too_many_in_flight,
 }

@@ -55,7 +55,7 @@ impl Weather {
     /// The weather of a run.
     pub(crate) fn new(rng: &mut Rng) -> Weather {
         let shards = rng.pick(&[1, 2, 2, 3, 3, 3, 4, 4]);
-        let rough = rng.per_mille(700);
+        let rough = rng.per_mille(750);
         let calm = |per_mille: u64| if rough { per_mille } else { 0 };
         let bounds = bounds(rng);
         Weather {
@@ -72,7 +72,7 @@ impl Weather {
             turn_inputs: rng.pick(&[12, 32, 128]),
             send_us: rng.pick(&[50, 2000, 10_000]),
             flush_us: rng.pick(&[100, 1000, 5000, 20_000]),
-            flush_fails_per_million: calm(rng.pick(&[0, 0, 3000])),
+            flush_fails_per_million: calm(rng.pick(&[0, 3000, 10_000])),
             prepare_us: rng.pick(&[1_000, 20_000, 500_000]),
             prepare_fails_per_mille: calm(rng.pick(&[0, 100, 500])),
             client_us: rng.pick(&[100, 400, 1500]),
@@ -86,7 +86,7 @@ impl Weather {
             lazy_per_mille: calm(rng.pick(&[0, 10, 50])),
             break_per_mille: calm(rng.pick(&[0, 2, 8])),
             crash_per_mille: calm(rng.pick(&[0, 1, 2])),
-            stop_per_mille: calm(rng.pick(&[0, 0, 1])),
+            stop_per_mille: calm(rng.pick(&[0, 1])),
             hostile_per_mille: calm(rng.pick(&[0, 1, 4])),
             sleep_per_mille: calm(rng.pick(&[0, 0, 1])),
             wall_jump_per_mille: calm(rng.pick(&[0, 5])),

@@ -96,7 +96,7 @@ fn carry_out(args: &Args) -> anyhow::Result<bool> {
         return list_plants(args.json).map(|()| true);
     }
     if let Some(Command::Plants { within, steps }) = args.command {
-        return plants::hunt(within, steps, args.json);
+        return plants::hunt_all(within, steps, args.json);
     }
     let run = |seed| Run { seed, steps: args.steps, plant: args.plant };
     if let Some(seeds) = args.seeds.clone() {

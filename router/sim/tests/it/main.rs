@@ -1,0 +1,5 @@
+//! What is true of the simulator as a whole.
+
+mod command;
+mod plants;
+mod seeds;
