@@ -305,20 +305,24 @@ impl Hostile {
                 out.extend_from_slice(&[0; 256]);
             }
             Deed::BadTable => out = bad_table(b),
-            // More questions than their answers have room for.
-            Deed::NeverReads => {
-                let answers = b.weather.bounds.queue_max_bytes as usize / whimbrel_wire::HEADER_BYTES;
-                (0..answers as u64).for_each(|number| build.ping(&mut out, number));
-            }
-            // More than one session may have unanswered, about chats all over the node.
-            Deed::Floods => {
-                for correlation in 1..=300 {
-                    let chat = b.rng.next().into();
-                    build.chat_info(&mut out, &ChatInfoFields { correlation, chat, ..ChatInfoFields::default() });
-                }
-            }
+            Deed::NeverReads => pings(build, b, &mut out),
+            Deed::Floods => questions(build, b, &mut out),
         }
         out
+    }
+}
+
+/// More pings than their answers have room for.
+fn pings(build: &mut Builder, b: &Bottom, out: &mut Vec<u8>) {
+    let answers = b.weather.bounds.queue_max_bytes as usize / whimbrel_wire::HEADER_BYTES;
+    (0..answers as u64).for_each(|number| build.ping(out, number));
+}
+
+/// More than one session may have unanswered, about chats all over the node.
+fn questions(build: &mut Builder, b: &mut Bottom, out: &mut Vec<u8>) {
+    for correlation in 1..=300 {
+        let chat = b.rng.next().into();
+        build.chat_info(out, &ChatInfoFields { correlation, chat, ..ChatInfoFields::default() });
     }
 }
 

@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 use whimbrel_sim::check::Violation;
 use whimbrel_sim::{Run, Stats, Trace, dying_words, failure, run};
 
+/// Where a line of counts ends.
+const LINE_MAX: usize = 100;
+
 /// Failures of a range that are told in full; all are counted.
 const TOLD_MAX: usize = 5;
 
@@ -88,10 +91,19 @@ pub(super) fn many(seeds: Range<u64>, what: impl Fn(u64) -> Run, as_json: bool) 
     Ok(failed == 0)
 }
 
+/// Steps and their share of load, and on lines of their own all else that was counted.
 fn in_words(stats: &Stats) -> String {
-    let share = format!("load share {:.1} %", 100.0 * stats.load_share());
-    let fields = stats.fields().into_iter().map(|(name, value)| format!("{} {value}", name.replace('_', " ")));
-    fields.chain([share]).collect::<Vec<_>>().join(", ")
+    let mut lines =
+        vec![format!("{} steps, load share {:.1} %", stats.steps, 100.0 * stats.load_share()), String::new()];
+    for (name, value) in stats.fields().into_iter().filter(|(name, _)| *name != "steps") {
+        let count = format!("{} {value}", name.replace('_', " "));
+        match lines.last_mut() {
+            Some(line) if line.is_empty() => *line = count,
+            Some(line) if line.len() + count.len() < LINE_MAX => *line = format!("{line}, {count}"),
+            _ => lines.push(count),
+        }
+    }
+    lines.join(",\n    ")
 }
 
 fn violation_json(what: &Run, violation: &Violation) -> Value {
