@@ -85,7 +85,7 @@ codes! {
     PayloadMismatch = 35, "payload_mismatch", final, stays, "This client_seq was used before with another payload.";
     BadClientSeq = 36, "bad_client_seq", final, stays, "client_seq starts at 1 and is greater than prev.";
     PayloadTooLarge = 37, "payload_too_large", final, stays, "The payload is longer than a message may be.";
-    AckAboveHead = 38, "ack_above_head", final, closes, "An acknowledgement names more than was delivered on this connection.";
+    AckAboveHead = 38, "ack_above_head", final, closes, "An acknowledgement names more than the inbox ever held.";
     BadUser = 39, "bad_user", final, closes, "A user's name has 1 to 39 characters of a-z 0-9 . _ + -";
     Internal = 50, "internal", retriable, closes, "The node failed at this; connect again.";
 }

@@ -55,22 +55,36 @@ impl Server {
         Server::start_by(serve(data, listen), data)
     }
 
-    /// Starts one by a command.
+    /// Starts one by a command. Where memory cannot be locked at the moment it is tried again: without CAP_IPC_LOCK all
+    /// servers of a user share one limit, those of other tests too, and the kernel gives back late what a process had.
     pub(crate) fn start_by(mut command: Command, data: &Path) -> Server {
+        let begun = std::time::Instant::now();
+        loop {
+            match Server::try_start(&mut command, data) {
+                Ok(server) => return server,
+                Err(errors) if errors.contains("limit of locked memory") && begun.elapsed() < PATIENCE => {
+                    std::thread::park_timeout(Duration::from_millis(200));
+                }
+                Err(errors) => panic!("the server did not get ready; it wrote:\n{errors}"),
+            }
+        }
+    }
+
+    fn try_start(command: &mut Command, data: &Path) -> Result<Server, String> {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the server starts");
         let ready = lines(child.stdout.take().expect("it is piped"));
         let errors = lines(child.stderr.take().expect("it is piped"));
-        let line = ready.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+        let Ok(line) = ready.recv_timeout(PATIENCE) else {
             let _ = child.kill();
             let _ = child.wait();
-            panic!("the server did not get ready; it wrote:\n{}", errors.iter().collect::<Vec<_>>().join("\n"))
-        });
+            return Err(errors.iter().collect::<Vec<_>>().join("\n"));
+        };
         let address = line
             .strip_prefix("ready ")
             .and_then(|rest| rest.split(' ').next())
             .expect("a line that says where")
             .to_owned();
-        Server { child, data: data.to_owned(), address, errors }
+        Ok(Server { child, data: data.to_owned(), address, errors })
     }
 
     /// The process.

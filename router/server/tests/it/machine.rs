@@ -77,15 +77,17 @@ fn two_shards_start_without_the_right_to_lock_memory() {
 
 #[test]
 fn a_low_limit_of_locked_memory_suffices_or_names_the_remedy() {
-    let mut started = Vec::new();
-    for kib in [0, 64, 256, 512, 1024, 8192] {
+    for kib in [0, 64, 256, 512, 1024, 4096] {
         let dir = tempfile::tempdir().unwrap();
         let limit = format!("--memlock={0}:{0}", kib * 1024);
         let command = without_capabilities(&["ipc_lock"], &serve(dir.path(), "127.0.0.1:0"));
         let command = through(&["prlimit", &limit], &command);
-        started.push(starts_or_says(command, &["the limit of locked memory is too low", "LimitMEMLOCK", "--shards"]));
+        starts_or_says(command, &["the limit of locked memory is too low", "LimitMEMLOCK", "--shards"]);
     }
-    assert_eq!(started.last(), Some(&true), "8 MiB, the usual limit, are enough for two shards");
+    // 8 MiB, the usual limit, are enough for two shards: it starts, once those of other tests have given theirs back.
+    let dir = tempfile::tempdir().unwrap();
+    let command = without_capabilities(&["ipc_lock"], &serve(dir.path(), "127.0.0.1:0"));
+    Server::start_by(through(&["prlimit", "--memlock=8388608:8388608"], &command), dir.path()).kill();
 }
 
 #[test]
