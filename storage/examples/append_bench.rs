@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::ReadWriteFlags;
 use whimbrel_storage::ram::RamDisk;
-use whimbrel_storage::{Disk, FileDisk, Log, LogOptions, RecordHeader, RecordKind, SegmentId};
+use whimbrel_storage::{Disk, FileDisk, Log, LogOptions, RecordHeader, RecordKind, SegmentId, Wanted};
 
 const HEADER: RecordHeader = RecordHeader { kind: RecordKind::Entry, partition: 1, term: 1, index: 1 };
 const RECORD_BYTES: usize = 160;
@@ -127,7 +127,7 @@ fn append_ns(payload_bytes: usize, per_batch: usize) -> f64 {
             for _ in 0..per_batch {
                 black_box(log.append(&HEADER, black_box(&payload)).expect("there is room"));
             }
-            while let Some(id) = log.segment_wanted() {
+            while let Some(Wanted { id, .. }) = log.segment_wanted() {
                 let mapping = disk.create(id, options.segment_size).expect("memory does not fail");
                 log.segment_ready(id, mapping);
             }
@@ -165,7 +165,7 @@ impl Durable {
         let payload = [7; RECORD_BYTES];
         for _ in 0..BATCHES {
             // Segments are made in the background of a server; here outside of what is timed.
-            while let Some(id) = self.log.segment_wanted() {
+            while let Some(Wanted { id, .. }) = self.log.segment_wanted() {
                 let mapping = self.disk.create_segment(id, self.options.segment_size)?;
                 self.log.segment_ready(id, mapping);
             }

@@ -18,12 +18,26 @@ pub trait Disk {
     /// with its directory entry. It is there whole or not at all.
     fn create(&mut self, id: SegmentId, size_bytes: u32) -> io::Result<Bytes>;
 
-    /// The read-only mapping of a whole segment. What is written later is visible in it at once.
-    fn open(&mut self, id: SegmentId) -> io::Result<Bytes>;
+    /// Makes a segment of the file of another, which nobody needs any more and nobody looks at: as [`Disk::create`], with the
+    /// old bytes overwritten before it appears under its name. When it fails, the old one is gone.
+    fn recycle(&mut self, old: SegmentId, id: SegmentId, size_bytes: u32) -> io::Result<Bytes>;
+
+    /// Removes a segment that nobody needs any more.
+    fn remove(&mut self, id: SegmentId) -> io::Result<()>;
+
+    /// The read-only mapping of a whole segment; with its pages read in already if `populate`. What is written later is visible
+    /// in it at once.
+    fn open(&mut self, id: SegmentId, populate: bool) -> io::Result<Bytes>;
 
     /// Writes bytes in place. They are on stable storage when it returns.
     fn write(&mut self, id: SegmentId, offset: u32, bytes: &[u8]) -> io::Result<()>;
 
     /// All that was written to a segment is on stable storage when it returns.
     fn sync(&mut self, id: SegmentId) -> io::Result<()>;
+
+    /// The checkpoints that are there, in any order.
+    fn checkpoints(&mut self) -> io::Result<Vec<u64>>;
+
+    /// All bytes of a checkpoint.
+    fn read_checkpoint(&mut self, number: u64) -> io::Result<Vec<u8>>;
 }

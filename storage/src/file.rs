@@ -56,10 +56,84 @@ impl FileDisk {
             let _ = fs::remove_file(&tmp);
             return Err(error);
         }
-        sync_directory(&self.directory).and_then(|()| self.map(id)).inspect_err(|_| {
+        sync_directory(&self.directory).and_then(|()| self.map(id, true)).inspect_err(|_| {
             // Nobody was given it, so that it can be made again.
             let _ = fs::remove_file(&path);
         })
+    }
+
+    /// Makes a segment of another one's file: see [`Disk::recycle`].
+    pub fn recycle_segment(&self, old: SegmentId, id: SegmentId, size_bytes: u32) -> io::Result<Bytes> {
+        let path = self.path(id);
+        let tmp = path.with_extension("tmp");
+        if path.exists() {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{} exists", path.display())));
+        }
+        // Its old name goes first: a crash leaves a file that the next start removes.
+        fs::rename(self.path(old), &tmp)?;
+        let made = sync_directory(&self.directory)
+            .and_then(|()| self.overwrite(&tmp, id, size_bytes))
+            .and_then(|()| fs::rename(&tmp, &path));
+        if let Err(error) = made {
+            let _ = fs::remove_file(&tmp);
+            return Err(error);
+        }
+        sync_directory(&self.directory).and_then(|()| self.map(id, true)).inspect_err(|_| {
+            let _ = fs::remove_file(&path);
+        })
+    }
+
+    /// Removes a segment: see [`Disk::remove`].
+    pub fn remove_segment(&self, id: SegmentId) -> io::Result<()> {
+        fs::remove_file(self.path(id))?;
+        sync_directory(&self.directory)
+    }
+
+    /// Begins the file of a checkpoint, under a name by which it does not count.
+    pub fn begin_checkpoint(&self, number: u64) -> io::Result<File> {
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(self.checkpoint_tmp(number))
+    }
+
+    /// Puts a checkpoint, all of which is written to its file, in its place: synced, read back from the disk and verified,
+    /// renamed, the directory synced. Removes those with numbers below `keep_from`.
+    pub fn finish_checkpoint(&self, file: &File, number: u64, keep_from: u64) -> io::Result<()> {
+        let tmp = self.checkpoint_tmp(number);
+        file.sync_all()?;
+        // What is read next comes from the disk and not from the cache, where the kernel does as it is asked.
+        let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
+        crate::verify_checkpoint(&fs::read(&tmp)?, self.shard, number).map_err(io::Error::other)?;
+        fs::rename(&tmp, self.checkpoint_path(number))?;
+        sync_directory(&self.directory)?;
+        let mut old = self.checkpoint_numbers()?;
+        old.retain(|old| *old < keep_from);
+        for number in &old {
+            fs::remove_file(self.checkpoint_path(*number))?;
+        }
+        if old.is_empty() { Ok(()) } else { sync_directory(&self.directory) }
+    }
+
+    /// Gives up a checkpoint that was begun.
+    pub fn abandon_checkpoint(&self, number: u64) {
+        // What cannot be removed now is at the next start.
+        let _ = fs::remove_file(self.checkpoint_tmp(number));
+    }
+
+    fn checkpoint_path(&self, number: u64) -> PathBuf {
+        self.directory.join(format!("{number:010}.ckpt"))
+    }
+
+    fn checkpoint_tmp(&self, number: u64) -> PathBuf {
+        self.directory.join(format!("{number:010}.ckpt.tmp"))
+    }
+
+    fn checkpoint_numbers(&self) -> io::Result<Vec<u64>> {
+        let mut numbers = Vec::new();
+        for entry in fs::read_dir(&self.directory)? {
+            let name = entry?.file_name();
+            let number = name.to_str().and_then(|name| name.strip_suffix(".ckpt"));
+            numbers.extend(number.and_then(|number| number.parse::<u64>().ok()));
+        }
+        Ok(numbers)
     }
 
     /// A segment's file, open for writing: for a ring that writes batches on its own.
@@ -72,18 +146,31 @@ impl FileDisk {
         self.directory.join(format!("{:010}.seg", id.0))
     }
 
-    fn map(&self, id: SegmentId) -> io::Result<Bytes> {
-        mapping::map(&File::open(self.path(id))?)
+    fn map(&self, id: SegmentId, populate: bool) -> io::Result<Bytes> {
+        mapping::map(&File::open(self.path(id))?, populate)
     }
 
     /// Zeros are really written: blocks that are only reserved would be turned into written ones at the first write of each,
     /// with a journal commit in every flush, and a sparse file would answer a full disk with SIGBUS.
     fn fill(&self, tmp: &Path, id: SegmentId, size_bytes: u32) -> io::Result<()> {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(tmp)?;
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(tmp)?;
         match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, u64::from(size_bytes)) {
             Ok(()) | Err(Errno::OPNOTSUPP) => {}
             Err(error) => return Err(error.into()),
         }
+        self.fill_with_zeros(file, id, size_bytes)
+    }
+
+    /// The blocks are there and in the page cache already, which makes it several times cheaper than a new file.
+    fn overwrite(&self, tmp: &Path, id: SegmentId, size_bytes: u32) -> io::Result<()> {
+        let file = OpenOptions::new().write(true).open(tmp)?;
+        if file.metadata()?.len() != u64::from(size_bytes) {
+            return Err(io::Error::other(format!("{} has another size than a segment", tmp.display())));
+        }
+        self.fill_with_zeros(file, id, size_bytes)
+    }
+
+    fn fill_with_zeros(&self, mut file: File, id: SegmentId, size_bytes: u32) -> io::Result<()> {
         let zeros = vec![0; ZEROS_BYTES];
         let mut left = size_bytes as usize;
         while left > 0 {
@@ -115,8 +202,16 @@ impl Disk for FileDisk {
         self.create_segment(id, size_bytes)
     }
 
-    fn open(&mut self, id: SegmentId) -> io::Result<Bytes> {
-        self.map(id)
+    fn recycle(&mut self, old: SegmentId, id: SegmentId, size_bytes: u32) -> io::Result<Bytes> {
+        self.recycle_segment(old, id, size_bytes)
+    }
+
+    fn remove(&mut self, id: SegmentId) -> io::Result<()> {
+        self.remove_segment(id)
+    }
+
+    fn open(&mut self, id: SegmentId, populate: bool) -> io::Result<Bytes> {
+        self.map(id, populate)
     }
 
     fn write(&mut self, id: SegmentId, offset: u32, bytes: &[u8]) -> io::Result<()> {
@@ -125,6 +220,14 @@ impl Disk for FileDisk {
 
     fn sync(&mut self, id: SegmentId) -> io::Result<()> {
         self.file(id)?.sync_data()
+    }
+
+    fn checkpoints(&mut self) -> io::Result<Vec<u64>> {
+        self.checkpoint_numbers()
+    }
+
+    fn read_checkpoint(&mut self, number: u64) -> io::Result<Vec<u8>> {
+        fs::read(self.checkpoint_path(number))
     }
 }
 

@@ -3,11 +3,13 @@
 //! It knows records and positions, and gives no meaning to either. README.md draws the format.
 //!
 //! - [`Log`] is a state machine without I/O: it stages, numbers and places batches, and says what is durable.
+//! - A [`Checkpoint`] lets a start read the log from a place on, and what nobody needs before it go.
 //! - [`Disk`] is the bottom: [`FileDisk`] are files, [`ram::RamDisk`] is memory that can lose power.
 //! - [`DataDir`] is the directory of a node: its lock, its identity, the place of its shards' logs.
 
 #![deny(unsafe_code)]
 
+mod checkpoint;
 mod datadir;
 mod disk;
 mod file;
@@ -18,13 +20,16 @@ mod log;
 mod mapping;
 pub mod ram;
 mod recover;
+mod segments;
 mod staging;
 
+pub use checkpoint::{BadCheckpoint, Checkpoint, CheckpointWriter, Pieces, Position, verify as verify_checkpoint};
 pub use datadir::{Asked, DataDir, DataDirError, Identity, Shape, write_atomic};
 pub use disk::Disk;
 pub use file::FileDisk;
 pub use layout::{BATCH_HEADER_BYTES, FORMAT_VERSION, RECORD_HEADER_BYTES, record_bytes};
 pub use location::{Location, Mark, RecordHeader, RecordKind, SegmentId, WriteId};
-pub use log::{AppendError, Log, LogOptions, LogWrite};
+pub use log::{AppendError, Log, LogOptions, LogWrite, Wanted};
 pub use recover::{OpenError, Recovered, RotReason, Truncated};
+pub use segments::Retired;
 pub use staging::Batch;

@@ -24,6 +24,9 @@ pub const STAGING_BYTES: u32 = 8 << 20;
 /// Prepared segments kept ahead of the one being filled.
 pub const SPARES: u32 = 2;
 
+/// Retired segments are made into spares as long as there are fewer of them: about what a checkpoint lets go of at once.
+pub const SPARES_MAX: u32 = 6;
+
 /// Largest segment: an offset and a length within it are `u32`.
 pub const SEGMENT_MAX_BYTES: u32 = 1 << 30;
 
@@ -34,5 +37,6 @@ const _: () = {
     // One batch in flight, one gathering, and as many again that a slow reader still looks at.
     assert!(STAGING_BYTES >= 4 * BATCH_BYTES);
     assert!(BATCH_MAX_BYTES + PAGE_BYTES <= SEGMENT_DEV_BYTES);
+    assert!(SPARES <= SPARES_MAX);
     assert!(SEGMENT_BYTES <= SEGMENT_MAX_BYTES && SEGMENT_DEV_BYTES <= SEGMENT_BYTES);
 };

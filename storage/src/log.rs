@@ -7,9 +7,11 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use crate::checkpoint::{Checkpoint, CheckpointWriter, Position};
 use crate::layout::{self, BATCH_HEADER_BYTES, FIRST_BATCH_OFFSET, RECORD_HEADER_BYTES, SegmentHeader};
 use crate::limits;
 use crate::recover::{self, OpenError, Recovered};
+use crate::segments::{Retired, Segment, Segments};
 use crate::staging::{Batch, Place, Pool, Staged};
 use crate::{Disk, Location, Mark, RecordHeader, SegmentId, WriteId};
 
@@ -26,6 +28,8 @@ pub struct LogOptions {
     pub staging_max: u32,
     /// Prepared segments kept ahead of the one being filled.
     pub spares: u32,
+    /// Retired segments are made into spares as long as there are fewer than so many, and removed otherwise.
+    pub spares_max: u32,
 }
 
 impl LogOptions {
@@ -37,6 +41,7 @@ impl LogOptions {
             batch_max: limits::BATCH_BYTES,
             staging_max: limits::STAGING_BYTES,
             spares: limits::SPARES,
+            spares_max: limits::SPARES_MAX,
         }
     }
 
@@ -97,18 +102,21 @@ pub struct LogWrite {
     pub batch: Batch,
 }
 
-/// A segment that is there and mapped.
-struct Segment {
-    mapping: Bytes,
-    generation: u64,
+/// A segment to be prepared.
+#[derive(Debug)]
+pub struct Wanted {
+    /// Which.
+    pub id: SegmentId,
+    /// A segment whose file it may be made of: [`Disk::recycle`]. The new one replaces it, or it is gone.
+    pub reuse: Option<Retired>,
 }
 
 /// The append log of one shard: it stages, numbers and places batches, and says what is durable. It does no I/O of its own
 /// once it is open.
 pub struct Log {
     options: LogOptions,
-    /// Segments from [`SegmentId::FIRST`] on, spares included.
-    segments: Vec<Segment>,
+    /// Spares included.
+    segments: Segments,
     /// Whether the one after them is being prepared. One at a time, for a crash must not leave a later one without it.
     preparing: bool,
     pool: Pool,
@@ -126,24 +134,40 @@ pub struct Log {
     tail_offset: u32,
     appended: u64,
     durable: u64,
+    /// Bytes of batches written, padding included.
+    written_bytes: u64,
+    /// The two checkpoints that are kept, the older one first.
+    kept: [Option<Checkpoint>; 2],
+    next_checkpoint: u64,
 }
 
 impl Log {
-    /// Opens the log of a disk, or begins one if it holds no segment. Every record that is there is given to `on_record`, in
-    /// order, with a view of its payload. What was accepted is on stable storage when this returns; a torn last batch was
-    /// zeroed and is reported. On an error the disk is as it was.
+    /// Opens the log of a disk, or begins one if it holds no segment: [`Log::open_with`] where no checkpoints are made.
     pub fn open(
         options: LogOptions,
         disk: &mut dyn Disk,
         on_record: &mut dyn FnMut(&RecordHeader, Location, Bytes),
     ) -> Result<(Log, Recovered), OpenError> {
+        Log::open_with(options, disk, &mut |_| {}, on_record)
+    }
+
+    /// Opens the log of a disk, or begins one if it holds no segment. The pieces of the newest checkpoint that holds are given
+    /// to `on_piece`, and then every record from its position on to `on_record`, in order, with a view of its payload. What
+    /// was accepted is on stable storage when this returns; a torn last batch was zeroed and is reported. On an error
+    /// the disk is as it was.
+    pub fn open_with(
+        options: LogOptions,
+        disk: &mut dyn Disk,
+        on_piece: &mut dyn FnMut(&[u8]),
+        on_record: &mut dyn FnMut(&RecordHeader, Location, Bytes),
+    ) -> Result<(Log, Recovered), OpenError> {
         options.check().map_err(OpenError::Options)?;
-        let found = recover::recover(&options, disk, on_record)?;
-        let segments = found
-            .segments
-            .into_iter()
-            .map(|(mapping, header)| Segment { mapping, generation: header.generation })
-            .collect();
+        let start = recover::newest_checkpoint(&options, disk, on_piece)?;
+        let found = recover::recover(&options, disk, start.newest().map(|it| it.position), on_record)?;
+        let mut segments = Segments::new(found.segments.first().map_or(SegmentId::FIRST, |(_, header)| header.id));
+        for (mapping, header) in found.segments {
+            segments.push(header.id, Segment::new(mapping, header.generation, header.id >= found.walked_from));
+        }
         let log = Log {
             segments,
             preparing: false,
@@ -158,9 +182,19 @@ impl Log {
             tail_offset: found.tail_offset,
             appended: 0,
             durable: 0,
+            written_bytes: 0,
+            kept: start.kept,
+            next_checkpoint: start.next,
             options,
         };
-        Ok((log, found.report))
+        Ok((
+            log,
+            Recovered {
+                checkpoint: start.newest().map(|it| it.number),
+                checkpoints_damaged: start.damaged,
+                ..found.report
+            },
+        ))
     }
 
     /// Copies a record into the batch that gathers. It can be read at once; it is durable when [`Log::written`] gives a mark
@@ -213,7 +247,7 @@ impl Log {
             }
             return batch.view(location.offset, location.len);
         }
-        let mapping = &self.segment(location.segment)?.mapping;
+        let mapping = self.segments.get(location.segment)?.view();
         let end = location.offset.checked_add(location.len)?;
         let written = location.segment < self.tail_segment || end <= self.tail_offset;
         (written && end as usize <= mapping.len()).then(|| mapping.slice(location.offset as usize..end as usize))
@@ -226,7 +260,7 @@ impl Log {
             return None;
         }
         let Place { number, segment, offset, .. } = *self.staged.front()?.place();
-        let generation = self.segment(segment)?.generation;
+        let generation = self.segments.get(segment)?.generation;
         if self.gathering && self.staged.len() == 1 {
             self.close_gathering();
         }
@@ -245,6 +279,7 @@ impl Log {
         let batch = self.staged.pop_front().expect("the batch in flight is staged");
         self.durable += u64::from(batch.records());
         self.staged_bytes -= (batch.filled() - BATCH_HEADER_BYTES) as usize;
+        self.written_bytes += u64::from(batch.padded());
         self.pool.end(batch);
         assert!(self.durable <= self.appended);
         self.durable()
@@ -280,13 +315,25 @@ impl Log {
         self.poisoned
     }
 
-    /// A segment to prepare ([`Disk::create`], off the core), so that spares stand ahead of the one being filled. One at a
-    /// time: `None` until [`Log::segment_ready`] or [`Log::segment_failed`] has answered for the last one.
-    pub fn segment_wanted(&mut self) -> Option<SegmentId> {
-        let id = self.next_segment();
-        let wanted = !self.poisoned && !self.preparing && id.0 <= self.tail_segment.0 + self.options.spares;
-        self.preparing |= wanted;
-        wanted.then_some(id)
+    /// A segment to prepare ([`Disk::create`] or [`Disk::recycle`], off the core), so that spares stand ahead of the one being
+    /// filled, and retired ones are used again. One at a time: `None` until [`Log::segment_ready`] or
+    /// [`Log::segment_failed`] has answered for the last one.
+    pub fn segment_wanted(&mut self) -> Option<Wanted> {
+        if self.poisoned || self.preparing {
+            return None;
+        }
+        let id = self.segments.next();
+        let spares = id.0.saturating_sub(self.tail_segment.0 + 1);
+        let reuse = if spares < self.options.spares_max { self.segments.take_retired() } else { None };
+        let wanted = spares < self.options.spares || reuse.is_some();
+        self.preparing = wanted;
+        wanted.then_some(Wanted { id, reuse })
+    }
+
+    /// A retired segment that is not needed as a spare: to be removed ([`Disk::remove`], off the core).
+    pub fn segment_unwanted(&mut self) -> Option<Retired> {
+        let spares = self.segments.next().0.saturating_sub(self.tail_segment.0 + 1);
+        if self.poisoned || spares < self.options.spares_max { None } else { self.segments.take_retired() }
     }
 
     /// The segment is prepared; `mapping` is the whole of it.
@@ -294,12 +341,12 @@ impl Log {
     /// # Panics
     /// If it is not the mapping of the segment that was wanted, as [`Disk::create`] makes it.
     pub fn segment_ready(&mut self, id: SegmentId, mapping: Bytes) {
-        assert!(self.preparing && id == self.next_segment(), "segment {id} was not asked for");
+        assert!(self.preparing && id == self.segments.next(), "segment {id} was not asked for");
         let header = SegmentHeader::decode(&mapping).expect("a segment that was just made has a valid header");
         let expected = (self.options.shard, id, self.options.segment_size);
         assert_eq!((header.shard, header.id, header.size_bytes), expected, "another segment was made than asked for");
         assert_eq!(mapping.len(), self.options.segment_size as usize, "the whole segment is mapped");
-        self.segments.push(Segment { mapping, generation: header.generation });
+        self.segments.push(id, Segment::new(mapping, header.generation, true));
         self.preparing = false;
     }
 
@@ -309,13 +356,130 @@ impl Log {
     /// # Panics
     /// If it is not the segment that was wanted.
     pub fn segment_failed(&mut self, id: SegmentId) {
-        assert!(self.preparing && id == self.next_segment(), "segment {id} was not asked for");
+        assert!(self.preparing && id == self.segments.next(), "segment {id} was not asked for");
         self.preparing = false;
     }
 
     /// Bytes of all segments that are there.
     pub fn bytes_on_disk(&self) -> u64 {
-        self.segments.len() as u64 * u64::from(self.options.segment_size)
+        self.segments.count() as u64 * u64::from(self.options.segment_size)
+    }
+
+    /// Segments that are there, spares included.
+    pub fn segments(&self) -> usize {
+        self.segments.count()
+    }
+
+    /// Bytes of batches written since the log was opened, padding included.
+    pub fn written_bytes(&self) -> u64 {
+        self.written_bytes
+    }
+
+    /// Keeps the segment of a location until it is released as often as it was held. It may be one that is gone already:
+    /// what a checkpoint points to may have been released by a record behind it. [`Log::missing`] says so.
+    #[inline]
+    pub fn hold(&mut self, location: Location) {
+        self.segments.hold(location.segment);
+    }
+
+    /// Lets go of what [`Log::hold`] kept.
+    ///
+    /// # Panics
+    /// If it was not held.
+    #[inline]
+    pub fn release(&mut self, location: Location) {
+        self.segments.release(location.segment);
+    }
+
+    /// A segment that is held and is not there: bytes that somebody waits for are lost.
+    pub fn missing(&self) -> Option<SegmentId> {
+        self.segments.missing()
+    }
+
+    /// Whether these bytes can be looked at without a wait for the disk, as far as is known: they were written, or their
+    /// segment was read in, since the log was opened.
+    #[inline]
+    pub fn is_warm(&self, location: Location) -> bool {
+        self.segments.get(location.segment).is_none_or(|segment| segment.is_warm)
+    }
+
+    /// The mapping of a segment, to be read in off the core before [`Log::warmed`].
+    pub fn mapping(&self, id: SegmentId) -> Option<Bytes> {
+        self.segments.get(id).map(|segment| segment.view().clone())
+    }
+
+    /// A segment was read in.
+    pub fn warmed(&mut self, id: SegmentId) {
+        if let Some(segment) = self.segments.get_mut(id) {
+            segment.is_warm = true;
+        }
+    }
+
+    /// The place of which all before it is on stable storage.
+    pub fn position(&self) -> Position {
+        let (segment, offset, batch) = match self.staged.front() {
+            Some(batch) => (batch.place().segment, batch.place().offset, batch.place().number),
+            None => (self.tail_segment, self.tail_offset, self.next_batch),
+        };
+        // One that begins in a segment that is not prepared yet begins behind the last one that is.
+        let generation = self.segments.get(segment).map_or(0, |it| it.generation);
+        Position { segment, generation, offset, batch }
+    }
+
+    /// Lets the next batch begin in a new segment, if one is prepared and this one has something in it: so that what is in this
+    /// one can be let go.
+    pub fn seal(&mut self) {
+        if self.poisoned || self.tail_offset == FIRST_BATCH_OFFSET && !self.gathering {
+            return;
+        }
+        let next = self.tail_segment.next();
+        if self.segments.get(next).is_some() {
+            self.close_gathering();
+            self.tail_segment = next;
+            self.tail_offset = FIRST_BATCH_OFFSET;
+        }
+    }
+
+    /// Begins a checkpoint of what its owner made of all records before a position: [`Log::position`] as it was when that
+    /// was the case. `None` if the segment of that position is not there yet.
+    pub fn begin_checkpoint(&mut self, position: Position) -> Option<CheckpointWriter> {
+        if self.poisoned || position.generation == 0 {
+            return None;
+        }
+        let checkpoint = Checkpoint { number: self.next_checkpoint, position };
+        self.next_checkpoint += 1;
+        Some(CheckpointWriter::new(self.options.shard, checkpoint))
+    }
+
+    /// A checkpoint is on stable storage and was read back. Those before the older of the two that are kept now may go: they
+    /// have a number below the one that this gives.
+    pub fn checkpoint_written(&mut self, checkpoint: Checkpoint) -> u64 {
+        assert!(self.kept[1].is_none_or(|newest| newest.number < checkpoint.number), "checkpoints come in their order");
+        self.kept = [self.kept[1], Some(checkpoint)];
+        self.kept[0].map_or(0, |older| older.number)
+    }
+
+    /// The newest checkpoint.
+    pub fn newest_checkpoint(&self) -> Option<Checkpoint> {
+        self.kept[1]
+    }
+
+    /// The older of the two that are kept.
+    pub fn older_checkpoint(&self) -> Option<Checkpoint> {
+        self.kept[0]
+    }
+
+    /// Retires the segments that neither the older checkpoint needs nor anybody holds. They come out of
+    /// [`Log::segment_wanted`] and [`Log::segment_unwanted`] once nobody looks at them any more.
+    pub fn retire(&mut self) {
+        if let Some(older) = self.kept[0] {
+            self.segments.retire_below(older.position.segment);
+        }
+    }
+
+    /// Whether retired segments wait for the last view of them to go.
+    pub fn has_pinned(&self) -> bool {
+        self.segments.are_leaving()
     }
 
     fn gathering_has(&self, bytes: usize) -> bool {
@@ -366,14 +530,5 @@ impl Log {
     fn is_staged(&self, location: Location) -> bool {
         let first = self.staged.front().map(Staged::place);
         first.is_some_and(|first| (location.segment, location.offset) >= (first.segment, first.offset))
-    }
-
-    /// The one after all that are there.
-    fn next_segment(&self) -> SegmentId {
-        SegmentId(SegmentId::FIRST.0 + self.segments.len() as u32)
-    }
-
-    fn segment(&self, id: SegmentId) -> Option<&Segment> {
-        self.segments.get(id.0.checked_sub(SegmentId::FIRST.0)? as usize)
     }
 }

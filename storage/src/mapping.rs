@@ -16,12 +16,16 @@ impl AsRef<[u8]> for Mapping {
     }
 }
 
-/// Maps the whole of a segment file, with its pages read in, and shared, so that what is written to the file later is seen.
-/// Every clone and slice of the result holds the mapping.
-pub(crate) fn map(file: &File) -> io::Result<Bytes> {
+/// Maps the whole of a segment file, and shared, so that what is written to the file later is seen; with its pages read in
+/// if `populate`. Every clone and slice of the result holds the mapping.
+pub(crate) fn map(file: &File, populate: bool) -> io::Result<Bytes> {
+    let mut options = MmapOptions::new();
+    if populate {
+        options.populate();
+    }
     // SAFETY: the file is a segment in a data directory that is locked against other processes; it never shrinks, so no access
     // is beyond its end. Bytes change under the mapping only where a batch is being written, and nobody reads those before
-    // the write has completed.
-    let mapping = unsafe { MmapOptions::new().populate().map(file)? };
+    // the write has completed, and when the file is used for another segment, once nobody holds this mapping any more.
+    let mapping = unsafe { options.map(file)? };
     Ok(Bytes::from_owner(Mapping(mapping)))
 }

@@ -39,6 +39,7 @@ pub struct RamDisk {
     seed: u64,
     made: u64,
     segments: BTreeMap<SegmentId, Segment>,
+    checkpoints: BTreeMap<u64, Vec<u8>>,
     /// What fails, until it is set otherwise.
     pub faults: Faults,
 }
@@ -52,7 +53,14 @@ struct Segment {
 impl RamDisk {
     /// An empty disk of a shard. The seed gives the generations of its segments.
     pub fn new(shard: u16, seed: u64) -> RamDisk {
-        RamDisk { shard, seed, made: 0, segments: BTreeMap::new(), faults: Faults::default() }
+        RamDisk {
+            shard,
+            seed,
+            made: 0,
+            segments: BTreeMap::new(),
+            checkpoints: BTreeMap::new(),
+            faults: Faults::default(),
+        }
     }
 
     /// Writes bytes that are visible at once and on stable storage only after a flush.
@@ -99,6 +107,7 @@ impl RamDisk {
     pub fn crash(&self, survives: &mut dyn FnMut(SegmentId, u32) -> bool) -> RamDisk {
         let mut after = RamDisk::new(self.shard, self.seed);
         after.made = self.made;
+        after.checkpoints = self.checkpoints.clone();
         for (&id, segment) in &self.segments {
             let memory = segment.memory.copy();
             for (&sector, stable) in &segment.unflushed {
@@ -126,8 +135,26 @@ impl RamDisk {
     }
 
     /// Takes a segment away, as a lost file.
-    pub fn remove(&mut self, id: SegmentId) {
+    pub fn lose(&mut self, id: SegmentId) {
         self.segments.remove(&id);
+    }
+
+    /// Puts a checkpoint in its place, whole and on stable storage, and removes those with numbers below `keep_from`.
+    pub fn put_checkpoint(&mut self, number: u64, bytes: Vec<u8>, keep_from: u64) -> io::Result<()> {
+        if self.faults.write {
+            return Err(eio("write"));
+        }
+        crate::verify_checkpoint(&bytes, self.shard, number).map_err(io::Error::other)?;
+        self.checkpoints.insert(number, bytes);
+        self.checkpoints.retain(|number, _| *number >= keep_from);
+        Ok(())
+    }
+
+    /// Turns one bit of a checkpoint over, as rot does.
+    pub fn flip_checkpoint_bit(&mut self, number: u64, bit: usize) {
+        if let Some(byte) = self.checkpoints.get_mut(&number).and_then(|bytes| bytes.get_mut(bit / 8)) {
+            *byte ^= 1 << (bit % 8);
+        }
     }
 
     /// All bytes of a segment as they are read now.
@@ -154,10 +181,24 @@ impl Disk for RamDisk {
         let memory = Arc::new(Memory::new(size_bytes as usize));
         memory.write(0, &header.encode());
         self.segments.insert(id, Segment { memory, unflushed: BTreeMap::new() });
-        self.open(id)
+        self.open(id, true)
     }
 
-    fn open(&mut self, id: SegmentId) -> io::Result<Bytes> {
+    /// # Panics
+    /// If somebody still looks at the old segment: its bytes would change under him.
+    fn recycle(&mut self, old: SegmentId, id: SegmentId, size_bytes: u32) -> io::Result<Bytes> {
+        self.remove(old)?;
+        self.create(id, size_bytes)
+    }
+
+    fn remove(&mut self, id: SegmentId) -> io::Result<()> {
+        let memory = &segment(&mut self.segments, id)?.memory;
+        assert_eq!(Arc::strong_count(memory), 1, "segment {id} is given up while somebody looks at it");
+        self.segments.remove(&id);
+        Ok(())
+    }
+
+    fn open(&mut self, id: SegmentId, _populate: bool) -> io::Result<Bytes> {
         let memory = Arc::clone(&segment(&mut self.segments, id)?.memory);
         Ok(Bytes::from_owner(Mapping(memory)))
     }
@@ -169,6 +210,14 @@ impl Disk for RamDisk {
 
     fn sync(&mut self, id: SegmentId) -> io::Result<()> {
         self.flush(id, 0..u32::MAX)
+    }
+
+    fn checkpoints(&mut self) -> io::Result<Vec<u64>> {
+        Ok(self.checkpoints.keys().copied().collect())
+    }
+
+    fn read_checkpoint(&mut self, number: u64) -> io::Result<Vec<u8>> {
+        self.checkpoints.get(&number).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }
 

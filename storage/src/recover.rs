@@ -10,6 +10,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
+use crate::checkpoint::{self, BadCheckpoint, Checkpoint, Position};
 use crate::layout::{self, BATCH_HEADER_BYTES, BadSegment, BatchHeader, FIRST_BATCH_OFFSET, SegmentHeader};
 use crate::limits::{BATCH_MAX_BYTES, PAGE_BYTES};
 use crate::{Disk, Location, LogOptions, RecordHeader, SegmentId};
@@ -25,6 +26,10 @@ pub struct Recovered {
     pub records: u64,
     /// The torn last batch, if there was one.
     pub truncated: Option<Truncated>,
+    /// The checkpoint that the log was read from.
+    pub checkpoint: Option<u64>,
+    /// Newer checkpoints that do not hold: the one before them served.
+    pub checkpoints_damaged: u32,
 }
 
 /// The remains of a last batch that a crash tore. They are zeros now. Nothing in it was ever acknowledged.
@@ -66,6 +71,25 @@ pub enum OpenError {
         offset: u32,
         /// What is wrong there.
         reason: RotReason,
+    },
+    /// No checkpoint holds.
+    #[error(
+        "checkpoint {number} cannot be used ({reason}), and there is none that can. Nothing was changed. Keep a copy of the data \
+         directory and restore it from a backup or another replica"
+    )]
+    Checkpoint {
+        /// The newest one.
+        number: u64,
+        /// What is wrong with it.
+        reason: BadCheckpoint,
+    },
+    /// The disk refused to give a checkpoint.
+    #[error("cannot read checkpoint {number}: {source}")]
+    CheckpointIo {
+        /// Which; 0 if they could not be listed.
+        number: u64,
+        /// Why not.
+        source: io::Error,
     },
     /// A segment of a format that this program does not read.
     #[error(
@@ -114,6 +138,8 @@ pub enum RotReason {
     BatchMisplaced,
     /// There are bytes where no batch was ever written.
     Stray,
+    /// It is not the segment that the newest checkpoint names.
+    NotTheCheckpoints,
 }
 
 impl fmt::Display for RotReason {
@@ -125,6 +151,7 @@ impl fmt::Display for RotReason {
             RotReason::BatchMissing => "there is no valid batch, and a later one is there",
             RotReason::BatchMisplaced => "a batch lies there that belongs elsewhere",
             RotReason::Stray => "there are bytes where none were written",
+            RotReason::NotTheCheckpoints => "it is not the segment that the newest checkpoint goes on from",
         })
     }
 }
@@ -132,6 +159,8 @@ impl fmt::Display for RotReason {
 /// What [`Log::open`](crate::Log::open) goes on from.
 pub(crate) struct Found {
     pub(crate) segments: Vec<(Bytes, SegmentHeader)>,
+    /// The first of them that was read.
+    pub(crate) walked_from: SegmentId,
     pub(crate) next_batch: u64,
     pub(crate) tail_segment: SegmentId,
     pub(crate) tail_offset: u32,
@@ -154,55 +183,141 @@ enum Next {
     Absent,
 }
 
+/// Which checkpoints there are.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Start {
+    /// The older and the newer one that are kept.
+    pub(crate) kept: [Option<Checkpoint>; 2],
+    /// The number of the next one.
+    pub(crate) next: u64,
+    pub(crate) damaged: u32,
+}
+
+impl Start {
+    pub(crate) fn newest(&self) -> Option<Checkpoint> {
+        self.kept[1]
+    }
+}
+
+/// Finds the newest checkpoint that holds and gives out its pieces. One that is damaged stays where it is.
+pub(crate) fn newest_checkpoint(
+    options: &LogOptions,
+    disk: &mut dyn Disk,
+    on_piece: &mut dyn FnMut(&[u8]),
+) -> Result<Start, OpenError> {
+    let mut numbers = disk.checkpoints().map_err(|source| OpenError::CheckpointIo { number: 0, source })?;
+    numbers.sort_unstable();
+    let mut start = Start { next: numbers.last().map_or(1, |newest| newest + 1), ..Start::default() };
+    let mut first_bad = None;
+    for number in numbers.into_iter().rev() {
+        let bytes = disk.read_checkpoint(number).map_err(|source| OpenError::CheckpointIo { number, source })?;
+        if start.kept[1].is_some() {
+            // Only a damaged newest one would need what is in it.
+            if let Ok(older) = checkpoint::head(&bytes, options.shard, number) {
+                start.kept[0] = Some(older);
+                break;
+            }
+            continue;
+        }
+        match checkpoint::verify(&bytes, options.shard, number) {
+            Ok((newest, pieces)) => {
+                start.kept[1] = Some(newest);
+                pieces.for_each(&mut *on_piece);
+            }
+            // Another program's is not damaged, and what follows it in the log is not for this one either.
+            Err(reason @ BadCheckpoint::Format(_)) => return Err(OpenError::Checkpoint { number, reason }),
+            Err(reason) => {
+                start.damaged += 1;
+                first_bad.get_or_insert(OpenError::Checkpoint { number, reason });
+            }
+        }
+    }
+    match first_bad {
+        Some(error) if start.kept[1].is_none() => Err(error),
+        _ => Ok(start),
+    }
+}
+
 pub(crate) fn recover(
     options: &LogOptions,
     disk: &mut dyn Disk,
+    from: Option<Position>,
     on_record: &mut dyn FnMut(&RecordHeader, Location, Bytes),
 ) -> Result<Found, OpenError> {
-    let segments = open_segments(options, disk)?;
-    let mut walk = Walk { segments: &segments, next_batch: 1, records: 0 };
-    let (last, tail) = walk.accept(on_record)?;
+    let walked_from = from.map_or(SegmentId::FIRST, |position| position.segment);
+    let segments = open_segments(options, disk, walked_from)?;
+    let behind = segments.partition_point(|(_, header)| header.id < walked_from);
+    let (start, first_batch) = match from {
+        Some(position) => {
+            let header = &segments[behind].1;
+            if header.generation != position.generation {
+                let reason = RotReason::NotTheCheckpoints;
+                return Err(OpenError::Rot { segment: header.id, offset: 0, reason });
+            }
+            (At { segment: 0, offset: position.offset }, position.batch)
+        }
+        None => (At { segment: 0, offset: FIRST_BATCH_OFFSET }, 1),
+    };
+    let mut walk = Walk { segments: &segments[behind..], next_batch: first_batch, records: 0 };
+    let (last, tail) = walk.accept(start, on_record)?;
     let remains = walk.judge_tail(tail)?;
-    let (next_batch, records) = (walk.next_batch, walk.records);
+    let (walked, next_batch, records) = (walk.segments, walk.next_batch, walk.records);
 
     let mut truncated = None;
     if let Some((at, bytes)) = remains {
-        let segment = segments[at.segment].1.id;
+        let segment = walked[at.segment].1.id;
         disk.write(segment, at.offset, &vec![0; bytes as usize]).map_err(failed("zero the torn batch of", segment))?;
         truncated = Some(Truncated { segment, offset: at.offset, bytes });
     }
     if let Some((at, bytes)) = last {
         // Each batch names the one before it as durable; of the last one nobody knows. After a kill it may be in the page
         // cache only, and after a failed write-back the cache may even pass for clean, so it is not synced but written.
-        let (mapping, header) = &segments[at.segment];
+        let (mapping, header) = &walked[at.segment];
         let batch = mapping[at.offset as usize..(at.offset + bytes) as usize].to_vec();
         disk.write(header.id, at.offset, &batch).map_err(failed("rewrite the last batch of", header.id))?;
     }
-    let report = Recovered { segments: segments.len() as u32, batches: next_batch - 1, records, truncated };
-    let tail_segment = segments[tail.segment].1.id;
-    Ok(Found { next_batch, tail_segment, tail_offset: tail.offset, report, segments })
+    let report = Recovered {
+        segments: segments.len() as u32,
+        batches: next_batch - first_batch,
+        records,
+        truncated,
+        ..Recovered::default()
+    };
+    let tail_segment = walked[tail.segment].1.id;
+    Ok(Found { walked_from, next_batch, tail_segment, tail_offset: tail.offset, report, segments })
 }
 
-/// All segments, in order, with their headers checked. A log without any gets its first.
-fn open_segments(options: &LogOptions, disk: &mut dyn Disk) -> Result<Vec<(Bytes, SegmentHeader)>, OpenError> {
+/// All segments, in order, with their headers checked. From `walked_from` on none is missing, and their pages are read in; of
+/// those before it some may be gone, for nobody needed them. A log without any gets its first.
+fn open_segments(
+    options: &LogOptions,
+    disk: &mut dyn Disk,
+    walked_from: SegmentId,
+) -> Result<Vec<(Bytes, SegmentHeader)>, OpenError> {
+    let missing = |segment| OpenError::Rot { segment, offset: 0, reason: RotReason::SegmentMissing };
     let mut ids = disk.list().map_err(failed("list", SegmentId(0)))?;
     ids.sort_unstable();
-    if ids.is_empty() {
+    if ids.is_empty() && walked_from == SegmentId::FIRST {
         let id = SegmentId::FIRST;
         let mapping = disk.create(id, options.segment_size).map_err(failed("make", id))?;
         let header = check_segment(options, id, &mapping)?;
         return Ok(vec![(mapping, header)]);
     }
     let mut segments = Vec::with_capacity(ids.len());
-    let mut expected = SegmentId::FIRST;
+    let mut expected = walked_from;
     for id in ids {
-        if id != expected {
-            return Err(OpenError::Rot { segment: expected, offset: 0, reason: RotReason::SegmentMissing });
+        if id >= walked_from {
+            if id != expected {
+                return Err(missing(expected));
+            }
+            expected = id.next();
         }
-        let mapping = disk.open(id).map_err(failed("open", id))?;
+        let mapping = disk.open(id, id >= walked_from).map_err(failed("open", id))?;
         let header = check_segment(options, id, &mapping)?;
         segments.push((mapping, header));
-        expected = id.next();
+    }
+    if expected == walked_from {
+        return Err(missing(walked_from));
     }
     Ok(segments)
 }
@@ -244,9 +359,9 @@ impl Walk<'_> {
     /// next one would begin.
     fn accept(
         &mut self,
+        mut at: At,
         on_record: &mut dyn FnMut(&RecordHeader, Location, Bytes),
     ) -> Result<(Option<(At, u32)>, At), OpenError> {
-        let mut at = At { segment: 0, offset: FIRST_BATCH_OFFSET };
         let mut last = None;
         loop {
             match self.look(at)? {
@@ -347,13 +462,13 @@ impl Walk<'_> {
     }
 
     /// Up to where the remains of the next batch may reach in a segment, if it may have begun there: behind the last batch, or
-    /// in the segment after that if the largest batch would not have fitted.
+    /// in the segment after that, for it did not fit or the one before was sealed.
     fn torn_reach(&self, tail: At, torn: Option<u32>, segment: usize) -> Option<u32> {
         let size = self.segments[tail.segment].1.size_bytes;
         if segment == tail.segment {
             return Some(size.min(tail.offset.saturating_add(torn.unwrap_or(BATCH_MAX_BYTES))));
         }
-        let rolled = torn.is_none() && segment == tail.segment + 1 && size - tail.offset < BATCH_MAX_BYTES;
+        let rolled = torn.is_none() && segment == tail.segment + 1;
         rolled.then(|| size.min(FIRST_BATCH_OFFSET + BATCH_MAX_BYTES))
     }
 

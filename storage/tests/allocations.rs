@@ -7,7 +7,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use whimbrel_storage::ram::RamDisk;
-use whimbrel_storage::{Disk, Log, LogOptions, RecordHeader, RecordKind};
+use whimbrel_storage::{Disk, Log, LogOptions, RecordHeader, RecordKind, Wanted};
 
 struct Counting;
 
@@ -37,7 +37,7 @@ fn appending_and_writing_allocate_nothing_in_steady_state() {
     let options = LogOptions { segment_size: 4 << 20, ..LogOptions::new(0) };
     let mut disk = RamDisk::new(0, 1);
     let (mut log, _) = Log::open(options, &mut disk, &mut |_, _, _| {}).unwrap();
-    while let Some(id) = log.segment_wanted() {
+    while let Some(Wanted { id, .. }) = log.segment_wanted() {
         let mapping = disk.create(id, options.segment_size).unwrap();
         log.segment_ready(id, mapping);
     }

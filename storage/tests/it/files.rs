@@ -4,7 +4,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 
-use whimbrel_storage::{Disk, FileDisk, Log, SegmentId};
+use whimbrel_storage::{Disk, FileDisk, Log, SegmentId, Wanted};
 
 use crate::rig::{Kept, OPTIONS, open};
 
@@ -19,7 +19,7 @@ fn fill(log: &mut Log, disk: &FileDisk, records: u64) -> Vec<Kept> {
         let payload = vec![index as u8; 900];
         let location = log.append(&header(index), &payload).unwrap();
         kept.push(Kept { header: header(index), location, payload });
-        while let Some(id) = log.segment_wanted() {
+        while let Some(Wanted { id, .. }) = log.segment_wanted() {
             let disk = disk.clone();
             let made = std::thread::spawn(move || disk.create_segment(id, OPTIONS.segment_size));
             log.segment_ready(id, made.join().unwrap().unwrap());
@@ -102,5 +102,5 @@ fn a_segment_that_is_there_is_never_replaced() {
     disk.write(SegmentId(1), 4096, b"kept").unwrap();
     let error = disk.create(SegmentId(1), 8192).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AlreadyExists);
-    assert_eq!(&disk.open(SegmentId(1)).unwrap()[4096..4100], b"kept");
+    assert_eq!(&disk.open(SegmentId(1), true).unwrap()[4096..4100], b"kept");
 }

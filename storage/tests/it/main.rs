@@ -3,6 +3,7 @@
 // A failure of a test's own set-up is a failure of the test.
 #![allow(clippy::unwrap_used)]
 
+mod checkpoints;
 mod datadir;
 mod files;
 mod model;

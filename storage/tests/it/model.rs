@@ -95,7 +95,7 @@ fn an_untouched_spare_is_used_by_the_next_start() {
     rig.prepare();
     let disk = rig.disk.crash(&mut |_, _| false);
     assert_eq!(rig.reopen(disk).unwrap().segments, 3);
-    assert_eq!(rig.log.segment_wanted(), None);
+    assert!(rig.log.segment_wanted().is_none());
     rig.batch(&[7000]);
     for _ in 0..8 {
         rig.batch(&[7000]);

@@ -2,12 +2,19 @@
 
 use whimbrel_storage::ram::RamDisk;
 use whimbrel_storage::{
-    AppendError, Disk, Location, Log, LogOptions, LogWrite, OpenError, RecordHeader, RecordKind, Recovered,
+    AppendError, Disk, Location, Log, LogOptions, LogWrite, OpenError, RecordHeader, RecordKind, Recovered, Retired,
+    Wanted,
 };
 
 /// Small enough that a few dozen records roll through several segments.
-pub(crate) const OPTIONS: LogOptions =
-    LogOptions { shard: 3, segment_size: 28 << 10, batch_max: 8 << 10, staging_max: 32 << 10, spares: 2 };
+pub(crate) const OPTIONS: LogOptions = LogOptions {
+    shard: 3,
+    segment_size: 28 << 10,
+    batch_max: 8 << 10,
+    staging_max: 32 << 10,
+    spares: 2,
+    spares_max: 4,
+};
 
 /// A record as it was appended, or as it was found.
 #[derive(Clone, PartialEq, Eq)]
@@ -59,8 +66,14 @@ impl Rig {
 
     /// Makes the segments that are wanted.
     pub(crate) fn prepare(&mut self) {
-        while let Some(id) = self.log.segment_wanted() {
-            let mapping = self.disk.create(id, self.options.segment_size).unwrap();
+        while let Some(Wanted { id, reuse }) = self.log.segment_wanted() {
+            let mapping = match reuse {
+                Some(Retired { id: old, mapping }) => {
+                    drop(mapping);
+                    self.disk.recycle(old, id, self.options.segment_size).unwrap()
+                }
+                None => self.disk.create(id, self.options.segment_size).unwrap(),
+            };
             self.log.segment_ready(id, mapping);
         }
     }

@@ -149,7 +149,7 @@ fn a_lost_segment_is_refused() {
     let (_, disk) = log();
     for lost in 1..=4 {
         let mut disk = disk.crash(&mut |_, _| false);
-        disk.remove(SegmentId(lost));
+        disk.lose(SegmentId(lost));
         assert_eq!(refused(&mut disk), (SegmentId(lost), 0, RotReason::SegmentMissing));
     }
 }

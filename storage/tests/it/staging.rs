@@ -1,6 +1,6 @@
 //! Bounds of memory, views, rolling of segments, and what a failed write does.
 
-use whimbrel_storage::{AppendError, Disk, LogOptions, SegmentId, record_bytes};
+use whimbrel_storage::{AppendError, Disk, LogOptions, SegmentId, Wanted, record_bytes};
 
 use crate::rig::{OPTIONS, Rig};
 
@@ -131,9 +131,9 @@ fn segments_roll_and_are_asked_for_ahead() {
     let mut rig = Rig::new(OPTIONS);
     let mut asked = Vec::new();
     for _ in 0..40 {
-        while let Some(id) = rig.log.segment_wanted() {
+        while let Some(Wanted { id, .. }) = rig.log.segment_wanted() {
             asked.push(id.0);
-            assert_eq!(rig.log.segment_wanted(), None, "one at a time");
+            assert!(rig.log.segment_wanted().is_none(), "one at a time");
             let mapping = rig.disk.create(id, OPTIONS.segment_size).unwrap();
             rig.log.segment_ready(id, mapping);
         }
@@ -142,7 +142,7 @@ fn segments_roll_and_are_asked_for_ahead() {
     }
     let last = rig.kept.last().unwrap().location.segment.0;
     assert_eq!(last, 14, "three batches of 8 KiB a segment");
-    asked.extend(rig.log.segment_wanted().map(|id| id.0));
+    asked.extend(rig.log.segment_wanted().map(|wanted| wanted.id.0));
     assert_eq!(asked, (2..=last + 2).collect::<Vec<_>>());
     rig.check_reads();
     for kept in &rig.kept {
@@ -163,7 +163,7 @@ fn a_batch_waits_for_its_segment_and_a_failed_segment_is_asked_for_again() {
     rig.check_reads();
     rig.disk.faults.create = true;
     for _ in 0..3 {
-        let id = rig.log.segment_wanted().unwrap();
+        let id = rig.log.segment_wanted().unwrap().id;
         assert_eq!(id, SegmentId(2));
         assert!(rig.disk.create(id, OPTIONS.segment_size).is_err());
         rig.log.segment_failed(id);
@@ -187,7 +187,7 @@ fn a_failed_write_poisons_the_log() {
     assert_eq!(rig.append(1), Err(AppendError::Poisoned));
     assert!(!rig.log.has_room(1));
     assert!(rig.log.next_write().is_none());
-    assert_eq!(rig.log.segment_wanted(), None);
+    assert!(rig.log.segment_wanted().is_none());
     assert_eq!(rig.log.durable().0, 1);
     rig.check_reads();
     // The next start reads what is on the disk: the first record for certain.

@@ -138,8 +138,16 @@ impl Disk for Dying<'_> {
         self.disk.create(id, size_bytes)
     }
 
-    fn open(&mut self, id: SegmentId) -> io::Result<Bytes> {
-        self.disk.open(id)
+    fn recycle(&mut self, old: SegmentId, id: SegmentId, size_bytes: u32) -> io::Result<Bytes> {
+        self.disk.recycle(old, id, size_bytes)
+    }
+
+    fn remove(&mut self, id: SegmentId) -> io::Result<()> {
+        self.disk.remove(id)
+    }
+
+    fn open(&mut self, id: SegmentId, populate: bool) -> io::Result<Bytes> {
+        self.disk.open(id, populate)
     }
 
     fn write(&mut self, id: SegmentId, offset: u32, bytes: &[u8]) -> io::Result<()> {
@@ -153,6 +161,14 @@ impl Disk for Dying<'_> {
 
     fn sync(&mut self, id: SegmentId) -> io::Result<()> {
         self.disk.sync(id)
+    }
+
+    fn checkpoints(&mut self) -> io::Result<Vec<u64>> {
+        self.disk.checkpoints()
+    }
+
+    fn read_checkpoint(&mut self, number: u64) -> io::Result<Vec<u8>> {
+        self.disk.read_checkpoint(number)
     }
 }
 
