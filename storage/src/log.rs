@@ -391,6 +391,11 @@ impl Log {
         self.segments.release(location.segment);
     }
 
+    /// How many places are held.
+    pub fn held(&self) -> u64 {
+        self.segments.held()
+    }
+
     /// A segment that is held and is not there: bytes that somebody waits for are lost.
     pub fn missing(&self) -> Option<SegmentId> {
         self.segments.missing()

@@ -136,6 +136,11 @@ impl Segments {
         index.and_then(|index| self.holds.get(index as usize)).copied().unwrap_or(0)
     }
 
+    /// How many places point into all of them.
+    pub(crate) fn held(&self) -> u64 {
+        self.holds.iter().map(|held| u64::from(*held)).sum()
+    }
+
     /// The first segment that is pointed to and is not there.
     pub(crate) fn missing(&self) -> Option<SegmentId> {
         let ids = (self.holds_from.0..).map(SegmentId);

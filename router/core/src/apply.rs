@@ -7,7 +7,8 @@ use whimbrel_wire::command::{Command, CommandAt, Entry};
 use whimbrel_wire::{Code, Kind, fb, fb_log};
 
 use crate::chat::Verdict;
-use crate::ids::{ChatId, ChatSeq, ClientSeq, DeviceId, InboxSeq, PartitionId, UserId};
+use crate::checkpoint::{image_chat, image_inbox, image_local};
+use crate::ids::{ChatId, ChatSeq, ClientSeq, DeviceId, InboxId, InboxSeq, PartitionId, UserId};
 use crate::io::Effects;
 use crate::lane::{Answer, Confirm, Reply, SentStatus};
 use crate::partition::{Answered, Chat, OutboxPlace, PayloadMark, Target};
@@ -76,6 +77,7 @@ impl Shard {
                 state.add_inbox(user, device, register.token_epoch());
             }
             Some(inbox) => {
+                image_inbox(&mut self.sweep, it.p, state, inbox);
                 let inbox = &mut state.inboxes[inbox.0 as usize];
                 inbox.token_epoch = inbox.token_epoch.max(register.token_epoch());
             }
@@ -109,6 +111,7 @@ impl Shard {
                     senders: Vec::new(),
                     targets: places.into_iter().map(Target::new).collect(),
                     outbox: VecDeque::new(),
+                    imaged: 0,
                 };
                 (state.add_chat(chat), true)
             }
@@ -140,6 +143,7 @@ impl Shard {
                 Verdict::LongBefore => Answered::long_before(id, client_seq),
                 Verdict::No(code) => Reply::refused(code, Kind::Send, client_seq.0, ""),
                 Verdict::New => {
+                    image_chat(&mut self.sweep, it.p, state, index);
                     let chat = &mut state.chats[index];
                     let chat_seq = ChatSeq(chat.last_seq.0 + 1);
                     let answered = Answered { client_seq, chat_seq, time_ms: it.time_ms, mark };
@@ -155,12 +159,13 @@ impl Shard {
         }
     }
 
-    /// A chat's next place is this command: it goes into the outbox, and on its way.
+    /// A chat's next place is this command: it goes into the outbox, and on its way. The chat is imaged or new.
     fn apply_place(&mut self, fx: &mut Effects, it: &Applying<'_>, index: usize) {
         let partition = &mut self.partitions[it.p];
         let chat = &mut partition.state.chats[index];
         chat.last_seq = ChatSeq(chat.last_seq.0 + 1);
         chat.outbox.push_back(OutboxPlace { command: it.location, time_ms: it.time_ms });
+        self.log.hold(it.location);
         if partition.serving {
             self.fan_out(fx, it.p, index, &it.bytes, it.time_ms);
         }
@@ -170,6 +175,7 @@ impl Shard {
         let state = &mut self.partitions[p].state;
         for mark in confirm.marks() {
             let Some(index) = state.chat_index(ChatId(whimbrel_wire::chat_id(mark.chat()))) else { continue };
+            image_chat(&mut self.sweep, p, state, index);
             let chat = &mut state.chats[index];
             let partition = PartitionId(mark.partition());
             let Some(target) = chat.targets.iter_mut().find(|target| target.partition == partition) else { continue };
@@ -178,7 +184,8 @@ impl Shard {
             target.sent = target.sent.max(target.heard);
             let confirmed = chat.targets.iter().map(|target| target.confirmed).min().unwrap_or(chat.last_seq);
             while chat.outbox_floor() < confirmed {
-                chat.outbox.pop_front();
+                let Some(place) = chat.outbox.pop_front() else { break };
+                self.log.release(place.command);
             }
         }
     }
@@ -195,6 +202,8 @@ impl Shard {
             local.proposed = local.proposed.max(local.applied);
             return;
         }
+        image_local(&mut self.sweep, it.p, &mut partition.state, id);
+        let local = partition.state.local(id, || route::partition_of_chat(id, partitions));
         local.applied = place;
         local.proposed = local.proposed.max(place);
         if record.event() == fb::Event::ChatCreated
@@ -221,11 +230,14 @@ impl Shard {
             for n in 0..self.partitions[it.p].state.inboxes_of(user).len() {
                 let state = &mut self.partitions[it.p].state;
                 let id = state.inboxes_of(user)[n];
-                let inbox = &mut state.inboxes[id.0 as usize];
+                let inbox = &state.inboxes[id.0 as usize];
                 if own && inbox.device.0 == record.sender_device() {
                     continue;
                 }
+                image_inbox(&mut self.sweep, it.p, state, id);
+                let inbox = &mut state.inboxes[id.0 as usize];
                 inbox.waiting.push_back(it.location);
+                self.log.hold(it.location);
                 let attached = inbox.attached;
                 self.pointers += 1;
                 if let Some(conn) = attached {
@@ -238,10 +250,12 @@ impl Shard {
     fn apply_ack(&mut self, p: usize, ack: &fb_log::DeviceAck<'_>) {
         let state = &mut self.partitions[p].state;
         for mark in ack.marks() {
+            image_inbox(&mut self.sweep, p, state, InboxId(mark.inbox()));
             let Some(inbox) = state.inboxes.get_mut(mark.inbox() as usize) else { continue };
             let floor = InboxSeq(mark.floor()).min(inbox.head());
             while inbox.floor < floor {
-                inbox.waiting.pop_front();
+                let Some(location) = inbox.waiting.pop_front() else { break };
+                self.log.release(location);
                 inbox.floor = InboxSeq(inbox.floor.0 + 1);
                 self.pointers -= 1;
                 self.counters.acknowledged += 1;

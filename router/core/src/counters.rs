@@ -31,6 +31,12 @@ pub struct Counters {
     pub writes: u64,
     /// Fan-out records sent again.
     pub resent: u64,
+    /// Checkpoints written.
+    pub checkpoints: u64,
+    /// Bytes of them.
+    pub checkpoint_bytes: u64,
+    /// Checkpoints that could not be written.
+    pub checkpoints_failed: u64,
 }
 
 impl Default for Counters {
@@ -49,6 +55,9 @@ impl Default for Counters {
             commands: 0,
             writes: 0,
             resent: 0,
+            checkpoints: 0,
+            checkpoint_bytes: 0,
+            checkpoints_failed: 0,
         }
     }
 }

@@ -7,7 +7,7 @@ use whimbrel_wire::{DeliverFields, Payload, fb, fb_log};
 
 use crate::conn::Stage;
 use crate::ids::{ConnId, InboxSeq};
-use crate::io::{Effect, Effects};
+use crate::io::{Effect, Effects, Fatal};
 use crate::limits;
 use crate::shard::Shard;
 
@@ -58,7 +58,15 @@ impl Shard {
         {
             return false;
         }
-        let command = self.log.read(location).expect("a segment is kept while a message of an inbox is in it");
+        if !self.log.is_warm(location) {
+            self.read_in(fx, location);
+            self.wait_to_deliver(conn);
+            return false;
+        }
+        let Some(command) = self.log.read(location) else {
+            fx.list.push(Effect::Fatal(Fatal::SegmentLost));
+            return false;
+        };
         let Ok(Command::FanOut(record, payload)) = command_at(&command) else {
             unreachable!("an inbox points to fan-out records")
         };

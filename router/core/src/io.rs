@@ -4,7 +4,7 @@
 //! input of a turn and closes the turn with [`Input::TurnEnd`]; only that one proposes, delivers and asks for the log write.
 
 use bytes::Bytes;
-use whimbrel_storage::{LogWrite, SegmentId, WriteId};
+use whimbrel_storage::{LogWrite, Retired, SegmentId, WriteId};
 
 use crate::ids::{ConnId, PartitionId, ShardId};
 use crate::lane::LaneItem;
@@ -87,6 +87,26 @@ pub enum Input<'a> {
         /// Which.
         segment: SegmentId,
     },
+    /// The bytes of [`Effect::Checkpoint`] were taken, and more may follow.
+    CheckpointTaken {
+        /// Of which.
+        number: u64,
+    },
+    /// The checkpoint is on stable storage and was read back.
+    CheckpointWritten {
+        /// Which.
+        number: u64,
+    },
+    /// The checkpoint could not be written. Nothing of it counts.
+    CheckpointFailed {
+        /// Which.
+        number: u64,
+    },
+    /// The segment of [`Effect::ReadIn`] is in memory.
+    ReadIn {
+        /// Which.
+        segment: SegmentId,
+    },
     /// The time of [`Effect::WakeAt`] has come.
     Timeout,
     /// Shut down: refuse what is new, tell the clients, flush, then [`Effect::Stopped`].
@@ -141,7 +161,31 @@ pub enum Effect {
     /// Write a batch at its place and flush it; answered by [`Input::LogWritten`] or [`Input::LogFailed`].
     WriteLog(LogWrite),
     /// Make the segment file in the background: preallocated, zero-filled, synced, mapped.
-    PrepareSegment(SegmentId),
+    PrepareSegment {
+        /// Which.
+        segment: SegmentId,
+        /// Of the file of this one, if of any; its mapping is to be dropped first.
+        reuse: Option<Retired>,
+    },
+    /// Remove the file of a segment that nobody needs, in the background; there is no answer.
+    RemoveSegment(Retired),
+    /// Add bytes to a checkpoint in the background, answered by [`Input::CheckpointTaken`]; with the last ones it is put in
+    /// its place, answered by [`Input::CheckpointWritten`]. When anything fails: [`Input::CheckpointFailed`], once.
+    Checkpoint {
+        /// Of which.
+        number: u64,
+        /// What follows.
+        bytes: Vec<u8>,
+        /// The last bytes: checkpoints with a number below this one may go once it is in its place.
+        last: Option<u64>,
+    },
+    /// Read a segment in, in the background, so that looking at it does not wait for the disk; answered by [`Input::ReadIn`].
+    ReadIn {
+        /// Which.
+        segment: SegmentId,
+        /// Its mapping.
+        mapping: Bytes,
+    },
     /// Call again with [`Input::Timeout`] at this time of the monotonic clock, if not earlier. The latest one counts.
     WakeAt {
         /// In microseconds.
@@ -158,6 +202,8 @@ pub enum Effect {
 pub enum Fatal {
     /// A log write or its flush failed: what is on the disk is not known any more until the next start reads it.
     LogPoisoned,
+    /// Messages wait in a segment of the log that is not there any more.
+    SegmentLost,
 }
 
 impl Fatal {
@@ -165,6 +211,7 @@ impl Fatal {
     pub fn exit_code(self) -> i32 {
         match self {
             Fatal::LogPoisoned => 74,
+            Fatal::SegmentLost => 76,
         }
     }
 
@@ -174,6 +221,10 @@ impl Fatal {
             Fatal::LogPoisoned => {
                 "a write or flush of the log failed; nothing more is acknowledged. Check the disk (dmesg), then start again: \
                  the start verifies the log"
+            }
+            Fatal::SegmentLost => {
+                "a segment of the log is missing in which messages wait that nobody has received. Nothing was changed: put the \
+                 file back, or restore the data directory from a backup"
             }
         }
     }

@@ -63,6 +63,33 @@ pub const ANSWER_MAX_BYTES: usize = 1024;
 /// A device may have this part of [`Bounds::inbox_pointers`] waiting when more than half of them are in use.
 pub const INBOX_SHARE: usize = 64;
 
+/// Bytes of an image that one turn makes, about: a fifth of a millisecond's work.
+pub const IMAGE_SLICE_BYTES: usize = 64 * 1024;
+
+/// Objects that one turn makes images of at most.
+pub const IMAGE_SLICE_OBJECTS: usize = 512;
+
+/// Bytes of an image that are written at once.
+pub const IMAGE_PIECE_BYTES: usize = 256 * 1024;
+
+/// Pieces of a checkpoint that were given out and not taken: while there are so many, no more of it is made.
+pub const IMAGE_PIECES_MAX: u32 = 4;
+
+/// A checkpoint is begun when the log has grown by so many segments since the last one, so that what is dead in it is let go
+/// long before its time is up, and a start reads little.
+pub const CHECKPOINT_SEGMENTS: u64 = 4;
+
+/// And not before the log has grown by so many times what the last one took: a large state is not written over and over.
+pub const CHECKPOINT_IMAGES: u64 = 8;
+
+/// A checkpoint that failed is tried again after this time.
+pub const CHECKPOINT_RETRY_US: u64 = 1000 * MS;
+
+/// Of the time within which dead bytes have to be gone: so often the segment that is written is closed and a checkpoint made. A
+/// byte is written, its segment closed at the next checkpoint, and the second one after that lets the segment go: that is
+/// three of them, and the fourth is for the work itself.
+pub const FORGET_STEPS: u64 = 4;
+
 /// Raft's tick.
 pub const RAFT_TICK_US: u64 = 100 * MS;
 
@@ -93,6 +120,9 @@ pub struct Bounds {
     pub lane_backlog: usize,
     /// The largest retry time that a refusal names.
     pub retry_after_ms: u32,
+    /// Within this time after the last device's acknowledgement was committed the bytes of a message are gone, as long as
+    /// nothing else in their segment waits.
+    pub forget_after_us: u64,
 }
 
 impl Default for Bounds {
@@ -108,6 +138,7 @@ impl Default for Bounds {
             inbox_pointers: 8_000_000,
             lane_backlog: 16_384,
             retry_after_ms: 200,
+            forget_after_us: 600_000 * MS,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use crate::ids::{ChatSeq, ShardId};
-use crate::io::{Effect, Effects};
+use crate::io::{Effect, Effects, Fatal};
 use crate::lane::{Confirm, FanOut, LaneItem};
 use crate::limits;
 use crate::shard::Shard;
@@ -114,7 +114,15 @@ impl Shard {
                 return;
             }
             let kept = chat.outbox_place(place).expect("what is not confirmed is kept");
-            let command = self.log.read(kept.command).expect("a segment is kept while a place of an outbox is in it");
+            if !self.log.is_warm(kept.command) {
+                self.read_in(fx, kept.command);
+                self.wait_to_fan_out(at);
+                return;
+            }
+            let Some(command) = self.log.read(kept.command) else {
+                fx.list.push(Effect::Fatal(Fatal::SegmentLost));
+                return;
+            };
             if !self.send_place(fx, at, place, command, kept.time_ms) {
                 return;
             }

@@ -24,6 +24,8 @@ pub(crate) struct Chat {
     pub(crate) targets: Vec<Target>,
     /// Places that some target has not confirmed, ascending and dense up to `last_seq`.
     pub(crate) outbox: VecDeque<OutboxPlace>,
+    /// Soft: the last checkpoint that it is in, or is not to be in.
+    pub(crate) imaged: u32,
 }
 
 /// A place of a chat: its command in the log, and when it was stored.
@@ -61,6 +63,14 @@ pub(crate) struct PayloadMark(u64);
 impl PayloadMark {
     pub(crate) fn of(payload: &[u8]) -> PayloadMark {
         PayloadMark((payload.len() as u64) << 32 | u64::from(crc32c::crc32c(payload)))
+    }
+
+    pub(crate) fn to_u64(self) -> u64 {
+        self.0
+    }
+
+    pub(crate) fn from_u64(mark: u64) -> PayloadMark {
+        PayloadMark(mark)
     }
 }
 
@@ -101,9 +111,25 @@ pub(crate) struct Inbox {
     pub(crate) attached: Option<ConnId>,
     /// Soft: how often the device attached since the start.
     pub(crate) generation: u64,
+    /// Soft: as [`Chat::imaged`].
+    pub(crate) imaged: u32,
 }
 
 impl Inbox {
+    pub(crate) fn new(device: DeviceId, token_epoch: u32) -> Inbox {
+        Inbox {
+            device,
+            token_epoch,
+            floor: InboxSeq(0),
+            waiting: VecDeque::new(),
+            acked: InboxSeq(0),
+            ack_dirty: false,
+            attached: None,
+            generation: 0,
+            imaged: 0,
+        }
+    }
+
     /// The newest place.
     pub(crate) fn head(&self) -> InboxSeq {
         InboxSeq(self.floor.0 + self.waiting.len() as u64)
@@ -119,6 +145,7 @@ impl Inbox {
 /// A chat as a partition of members knows it.
 #[derive(Debug)]
 pub(crate) struct LocalChat {
+    pub(crate) id: ChatId,
     /// Fan-out records are applied up to here.
     pub(crate) applied: ChatSeq,
     /// Soft: proposed up to here. At least `applied`.
@@ -127,6 +154,8 @@ pub(crate) struct LocalChat {
     pub(crate) members: Vec<UserId>,
     /// The chat's own partition.
     pub(crate) source: PartitionId,
+    /// Soft: as [`Chat::imaged`].
+    pub(crate) imaged: u32,
 }
 
 /// The replicated state of one partition.
@@ -135,8 +164,11 @@ pub(crate) struct PartitionState {
     pub(crate) chats: Vec<Chat>,
     chat_index: HashMap<ChatId, u32, RandomState>,
     pub(crate) inboxes: Vec<Inbox>,
+    /// Whose inboxes they are. Apart from them, for it is rarely looked at.
+    pub(crate) owners: Vec<UserId>,
     users: HashMap<UserId, Vec<InboxId>, RandomState>,
-    locals: HashMap<ChatId, LocalChat, RandomState>,
+    pub(crate) locals: Vec<LocalChat>,
+    local_index: HashMap<ChatId, u32, RandomState>,
 }
 
 impl PartitionState {
@@ -145,8 +177,10 @@ impl PartitionState {
             chats: Vec::new(),
             chat_index: HashMap::with_hasher(hash.clone()),
             inboxes: Vec::new(),
+            owners: Vec::new(),
             users: HashMap::with_hasher(hash.clone()),
-            locals: HashMap::with_hasher(hash),
+            locals: Vec::new(),
+            local_index: HashMap::with_hasher(hash),
         }
     }
 
@@ -163,17 +197,34 @@ impl PartitionState {
 
     /// A chat as this partition of members knows it; one it has not heard of is empty.
     pub(crate) fn local(&mut self, chat: ChatId, source: impl FnOnce() -> PartitionId) -> &mut LocalChat {
-        self.locals.entry(chat).or_insert_with(|| LocalChat {
-            source: source(),
-            applied: ChatSeq(0),
-            proposed: ChatSeq(0),
-            members: Vec::new(),
-        })
+        let index = match self.local_index(chat) {
+            Some(index) => index,
+            None => self.add_local(LocalChat {
+                id: chat,
+                source: source(),
+                applied: ChatSeq(0),
+                proposed: ChatSeq(0),
+                members: Vec::new(),
+                imaged: 0,
+            }),
+        };
+        &mut self.locals[index]
+    }
+
+    pub(crate) fn local_index(&self, chat: ChatId) -> Option<usize> {
+        self.local_index.get(&chat).map(|index| *index as usize)
+    }
+
+    pub(crate) fn add_local(&mut self, local: LocalChat) -> usize {
+        let index = self.locals.len();
+        self.local_index.insert(local.id, index as u32);
+        self.locals.push(local);
+        index
     }
 
     /// The same, if it has heard of it.
     pub(crate) fn local_if_known(&self, chat: ChatId) -> Option<&LocalChat> {
-        self.locals.get(&chat)
+        self.local_index(chat).map(|index| &self.locals[index])
     }
 
     /// The inboxes of a user's devices, in the order in which they were registered.
@@ -186,18 +237,15 @@ impl PartitionState {
     }
 
     pub(crate) fn add_inbox(&mut self, user: UserId, device: DeviceId, token_epoch: u32) -> InboxId {
+        self.restore_inbox(user, Inbox::new(device, token_epoch))
+    }
+
+    /// Puts an inbox behind those that are there. They keep their order, and with it their numbers.
+    pub(crate) fn restore_inbox(&mut self, user: UserId, inbox: Inbox) -> InboxId {
         let id = InboxId(self.inboxes.len() as u32);
         self.users.entry(user).or_insert_with(|| Vec::with_capacity(1)).push(id);
-        self.inboxes.push(Inbox {
-            device,
-            token_epoch,
-            floor: InboxSeq(0),
-            waiting: VecDeque::new(),
-            acked: InboxSeq(0),
-            ack_dirty: false,
-            attached: None,
-            generation: 0,
-        });
+        self.inboxes.push(inbox);
+        self.owners.push(user);
         id
     }
 }

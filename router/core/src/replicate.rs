@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use raft::prelude::{Entry, Message, MessageType};
 use raft::{Config, RawNode, StateRole};
-use whimbrel_storage::{Mark, RecordHeader, RecordKind};
+use whimbrel_storage::{Mark, RecordHeader, RecordKind, Wanted};
 use whimbrel_wire::EntryWriter;
 
 use crate::ids::{ConnId, InboxId};
@@ -64,13 +64,20 @@ pub(crate) struct Partition {
 }
 
 impl Partition {
-    pub(crate) fn new(state: PartitionState, store: LogStore, election_ticks: usize) -> raft::Result<Partition> {
+    pub(crate) fn new(
+        state: PartitionState,
+        store: LogStore,
+        wall_ms: u64,
+        election_ticks: usize,
+    ) -> raft::Result<Partition> {
         let config = Config {
             id: SELF,
             election_tick: 10,
             heartbeat_tick: 3,
             max_size_per_msg: 1 << 20,
             max_inflight_msgs: 256,
+            // What is in a checkpoint is applied.
+            applied: store.applied().0,
             check_quorum: true,
             pre_vote: true,
             // Above what the staging ring can hold, so that the ring's own bound is the one that is met.
@@ -91,7 +98,7 @@ impl Partition {
             proposed: VecDeque::new(),
             serving: false,
             dirty: false,
-            wall_ms: 0,
+            wall_ms,
             registering: 0,
             acks: Vec::new(),
         })
@@ -306,8 +313,11 @@ impl Shard {
 
     /// Asks for a segment where one is wanted, and for the next write where none is in flight.
     fn write_log(&mut self, fx: &mut Effects) {
-        while let Some(segment) = self.log.segment_wanted() {
-            fx.list.push(Effect::PrepareSegment(segment));
+        while let Some(Wanted { id, reuse }) = self.log.segment_wanted() {
+            fx.list.push(Effect::PrepareSegment { segment: id, reuse });
+        }
+        while let Some(retired) = self.log.segment_unwanted() {
+            fx.list.push(Effect::RemoveSegment(retired));
         }
         if let Some(write) = self.log.next_write() {
             self.counters.writes += 1;

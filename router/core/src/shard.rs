@@ -3,22 +3,20 @@
 use std::collections::{HashMap, VecDeque};
 
 use ahash::RandomState;
-use bytes::Bytes;
-use raft::prelude::HardState;
-use whimbrel_storage::{Disk, Location, Log, LogOptions, RecordHeader, RecordKind, Recovered};
-use whimbrel_wire::command::{CommandError, Entry};
+use whimbrel_storage::{Disk, Log, LogOptions, Recovered};
+use whimbrel_wire::command::CommandError;
 use whimbrel_wire::{Builder, CommandBuilder};
 
 use crate::chat::Creating;
+use crate::checkpoint::{ColdReads, Rounds, Sweep};
 use crate::conn::Conn;
 use crate::counters::Counters;
 use crate::ids::{ChatId, PartitionId};
 use crate::io::{Effect, Effects, Fatal, Input, Now, ShardConfig};
 use crate::lane::LaneItem;
 use crate::outbox::{Lanes, TargetRef};
-use crate::partition::PartitionState;
+use crate::recover::{self, Found};
 use crate::replicate::{Pace, Partition, Persisting};
-use crate::store::{LogStore, Stored};
 use crate::timers::Timers;
 
 /// Why a shard does not open.
@@ -37,6 +35,11 @@ pub enum OpenError {
     BadHardState(u16),
     #[error("partition {0} of the log has no entry before {1}")]
     Hole(u16, u64),
+    #[error(
+        "the newest checkpoint is not one of this shard's partitions, or was not written by this version of whimbrel; use the \
+         version that wrote it"
+    )]
+    BadCheckpoint,
     #[error("a partition's group does not start: {0}")]
     Group(#[from] raft::Error),
 }
@@ -81,11 +84,18 @@ pub struct Shard {
     pub(crate) counters: Counters,
     /// See [`crate::replicate::ENTRY_CLOSE_BYTES`].
     pub(crate) entry_close_bytes: usize,
+    /// A checkpoint that is being made.
+    pub(crate) sweep: Option<Sweep>,
+    pub(crate) rounds: Rounds,
+    pub(crate) cold: ColdReads,
+    pub(crate) segment_bytes: u32,
     /// The last segment that was wanted could not be made. The spares that are left are for acknowledgements, and for the
     /// fan-out of what was accepted: nothing new is.
     pub(crate) disk_full: bool,
     pub(crate) stopping: bool,
     stopped: bool,
+    /// What waits was seen to be there, once all partitions served.
+    is_whole: bool,
     told_wake_us: u64,
 }
 
@@ -93,24 +103,22 @@ impl Shard {
     /// Reads the log and sets up the groups; what the log holds is applied in the first turns.
     pub fn open(config: ShardConfig, options: LogOptions, disk: &mut dyn Disk) -> Result<Shard, OpenError> {
         let held = (config.shard.0..config.partitions).step_by(usize::from(config.shards)).count();
-        let mut stores: Vec<LogStore> = (0..held).map(|_| LogStore::new(crate::replicate::SELF)).collect();
-        let mut failed = None;
-        let (log, recovered) = Log::open(options, disk, &mut |header, location, payload| {
-            if failed.is_none() {
-                failed = recover(&config, &mut stores, header, location, payload).err();
-            }
-        })?;
-        if let Some(error) = failed {
-            return Err(error);
-        }
         let hash = |salt: u64| {
             RandomState::with_seeds(config.seed, config.seed.rotate_left(17) ^ salt, 0x9E37_79B9_7F4A_7C15, salt)
         };
+        let (mut log, recovered, found) = recover::read_log(&config, held, options, disk, &hash)?;
         let mut partitions = Vec::with_capacity(held);
-        for (rank, store) in stores.into_iter().enumerate() {
+        for (rank, Found { state, store, wall_ms }) in found.into_iter().enumerate() {
             let ticks = (config.seed.rotate_right(8) as usize).wrapping_add(rank * 7);
-            partitions.push(Partition::new(PartitionState::new(hash(rank as u64)), store, ticks)?);
+            for place in state.chats.iter().flat_map(|chat| &chat.outbox) {
+                log.hold(place.command);
+            }
+            for location in state.inboxes.iter().flat_map(|inbox| &inbox.waiting) {
+                log.hold(*location);
+            }
+            partitions.push(Partition::new(state, store, wall_ms, ticks)?);
         }
+        let pointers = partitions.iter().flat_map(|it| &it.state.inboxes).map(|inbox| inbox.waiting.len()).sum();
         // With the largest command behind it an entry still fits a record.
         let largest = whimbrel_wire::limits::FRAME_MAX_BYTES + 1024;
         let entry_close_bytes = crate::replicate::ENTRY_CLOSE_BYTES.min(log.payload_max().saturating_sub(largest));
@@ -136,14 +144,19 @@ impl Shard {
             confirms: Vec::new(),
             watched: VecDeque::new(),
             timers: Timers::default(),
-            pointers: 0,
+            pointers,
             frames: Builder::default(),
             commands: CommandBuilder::default(),
             counters: Counters::default(),
             entry_close_bytes,
+            sweep: None,
+            rounds: Rounds::default(),
+            cold: ColdReads::default(),
+            segment_bytes: options.segment_size,
             disk_full: false,
             stopping: false,
             stopped: false,
+            is_whole: false,
             told_wake_us: 0,
             config,
         };
@@ -183,6 +196,10 @@ impl Shard {
                 self.disk_full = true;
                 self.log.segment_failed(segment);
             }
+            Input::CheckpointTaken { number } => self.on_checkpoint_taken(number),
+            Input::CheckpointWritten { number } => self.on_checkpoint_written(number),
+            Input::CheckpointFailed { number } => self.on_checkpoint_failed(number),
+            Input::ReadIn { segment } => self.on_read_in(fx, segment),
             Input::Timeout => self.on_timeout(fx),
             Input::Stop => self.on_stop(fx),
             Input::TurnEnd { more } => self.end_turn(fx, more),
@@ -203,7 +220,9 @@ impl Shard {
                 break;
             }
         }
+        self.check_whole(fx);
         self.deliver_all(fx);
+        self.checkpoint(fx);
         self.check_stopped(fx);
         let wake_us = self.next_wake_us();
         if wake_us != self.told_wake_us {
@@ -220,6 +239,17 @@ impl Shard {
             LaneItem::Confirm(confirm) => self.on_confirm(fx, confirm),
             LaneItem::AskUsers(ask) => self.on_ask_users(fx, &ask),
             LaneItem::UsersKnown(known) => self.on_users_known(fx, &known),
+        }
+    }
+
+    /// All that waits lies in segments that are there. What a checkpoint points to may have been let go by a record behind it,
+    /// so it is not asked before all of these are applied.
+    fn check_whole(&mut self, fx: &mut Effects) {
+        if !self.is_whole && self.is_ready() {
+            self.is_whole = true;
+            if self.log.missing().is_some() {
+                fx.list.push(Effect::Fatal(Fatal::SegmentLost));
+            }
         }
     }
 
@@ -240,7 +270,7 @@ impl Shard {
             && (nothing_waits || self.disk_full && self.log.staged_bytes() > 0);
         // What waits for a lane is no reason to stay: the shard it leads to may have stopped, and all of it is asked or
         // sent again after a start.
-        if quiet && !self.stopped {
+        if quiet && !self.stopped && self.last_checkpoint(fx) {
             self.stopped = true;
             fx.list.push(Effect::Stopped);
         }
@@ -259,6 +289,11 @@ impl Shard {
     /// What was found in the log at the start.
     pub fn recovered(&self) -> &Recovered {
         &self.recovered
+    }
+
+    /// The log, to be looked at between turns.
+    pub fn log(&self) -> &Log {
+        &self.log
     }
 
     /// Messages that wait in inboxes for an acknowledgement to be committed.
@@ -295,43 +330,7 @@ impl Shard {
             }
         }
         assert_eq!(pointers, self.pointers, "the count of waiting messages is right");
+        let places: usize = self.partitions.iter().flat_map(|it| &it.state.chats).map(|chat| chat.outbox.len()).sum();
+        assert_eq!(pointers + places, self.log.held() as usize, "what waits is held, and nothing else");
     }
-}
-
-fn recover(
-    config: &ShardConfig,
-    stores: &mut [LogStore],
-    header: &RecordHeader,
-    location: Location,
-    payload: Bytes,
-) -> Result<(), OpenError> {
-    let partition = PartitionId(header.partition);
-    if config.shard_of(partition) != config.shard || header.partition >= config.partitions {
-        return Err(OpenError::ForeignPartition(header.partition));
-    }
-    let store = &mut stores[config.rank_of(partition)];
-    match header.kind {
-        RecordKind::Entry => {
-            if !payload.is_empty() {
-                Entry::verify(&payload).map_err(|error| OpenError::BadEntry {
-                    partition: header.partition,
-                    index: header.index,
-                    error,
-                })?;
-            }
-            if header.index > store.last() + 1 {
-                return Err(OpenError::Hole(header.partition, header.index));
-            }
-            store.append(header.index, Stored { term: header.term, data: payload, location });
-        }
-        RecordKind::HardState => {
-            let words = payload.first_chunk::<16>().ok_or(OpenError::BadHardState(header.partition))?;
-            let word = |at: usize| u64::from_le_bytes(words[at..at + 8].try_into().expect("eight bytes"));
-            let hard_state = HardState { term: header.term, vote: word(0), commit: word(8), ..HardState::default() };
-            store.set_hard_state(hard_state);
-        }
-        // Its bytes were forgotten on purpose; nothing follows from it.
-        RecordKind::Erased => {}
-    }
-    Ok(())
 }

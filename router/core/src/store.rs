@@ -53,6 +53,21 @@ impl LogStore {
         self.entries.push_back(stored);
     }
 
+    /// A log that goes on behind an entry, index and term, which is in a checkpoint.
+    pub(crate) fn restored(voter: u64, before: (u64, u64), hard_state: HardState) -> LogStore {
+        LogStore { before, hard_state, ..LogStore::new(voter) }
+    }
+
+    /// Index and term of the last entry that is applied.
+    pub(crate) fn applied(&self) -> (u64, u64) {
+        self.before
+    }
+
+    /// Where the first entry is that is not applied.
+    pub(crate) fn first_waiting(&self) -> Option<Location> {
+        self.entries.front().map(|stored| stored.location)
+    }
+
     /// Where the data of an entry is.
     pub(crate) fn location(&self, index: u64) -> Location {
         self.entries[(index - self.before.0 - 1) as usize].location

@@ -33,6 +33,8 @@ impl Shard {
                     self.mark_dirty(p);
                 }
             }
+            // What was released since the last checkpoint may be all that kept a segment.
+            self.log.retire();
             self.forget_stale_creations(fx);
         }
         if self.stopping || self.timers.acks_us.is_some_and(|due| now_us >= due) {
@@ -61,6 +63,9 @@ impl Shard {
             if end_us > self.now.mono_us {
                 due = due.min(end_us);
             }
+        }
+        if let Some(at_us) = self.checkpoint_wake_us() {
+            due = due.min(at_us);
         }
         if !self.to_deliver.is_empty() {
             due = self.now.mono_us;

@@ -9,7 +9,7 @@ use whimbrel_core::limits::{Bounds, TURN_BYTES_MAX};
 use whimbrel_core::session::Login;
 use whimbrel_core::{Effect, Effects, Input, Now, Shard, ShardConfig, route};
 use whimbrel_storage::ram::RamDisk;
-use whimbrel_storage::{Disk, LogOptions};
+use whimbrel_storage::{Disk, LogOptions, Retired};
 use whimbrel_wire::{Builder, ChatInfoFields, Code, CreateChatFields, Kind, SendFields, fb};
 
 const SEGMENT_BYTES: u32 = 4 << 20;
@@ -25,6 +25,8 @@ struct Node {
     closed: Vec<ConnId>,
     to_lanes: Vec<LaneItem>,
     stopped: bool,
+    /// As far as it is written.
+    checkpoint: Vec<u8>,
     /// The most bytes of frames that one turn had.
     turn_bytes_max: usize,
     lane_room: usize,
@@ -46,6 +48,7 @@ impl Node {
             closed: Vec::new(),
             to_lanes: Vec::new(),
             stopped: false,
+            checkpoint: Vec::new(),
             turn_bytes_max: 0,
             lane_room: 4096,
             builder: Builder::default(),
@@ -92,10 +95,35 @@ impl Node {
                         self.disk.write(write.segment, write.offset as u32, write.batch.as_ref()).unwrap();
                         self.tell(Input::LogWritten { write: write.id });
                     }
-                    Effect::PrepareSegment(segment) => {
+                    Effect::PrepareSegment { segment, reuse } => {
                         again = true;
-                        let mapping = self.disk.create(segment, SEGMENT_BYTES).unwrap();
+                        let old = reuse.map(|Retired { id, mapping: _ }| id);
+                        let mapping = match old {
+                            Some(old) => self.disk.recycle(old, segment, SEGMENT_BYTES).unwrap(),
+                            None => self.disk.create(segment, SEGMENT_BYTES).unwrap(),
+                        };
                         self.tell(Input::SegmentReady { segment, mapping });
+                    }
+                    Effect::RemoveSegment(Retired { id, mapping }) => {
+                        drop(mapping);
+                        self.disk.remove(id).unwrap();
+                    }
+                    Effect::Checkpoint { number, bytes, last } => {
+                        again = true;
+                        self.checkpoint.extend_from_slice(&bytes);
+                        match last {
+                            None => self.tell(Input::CheckpointTaken { number }),
+                            Some(keep_from) => {
+                                let whole = std::mem::take(&mut self.checkpoint);
+                                self.disk.put_checkpoint(number, whole, keep_from).unwrap();
+                                self.tell(Input::CheckpointWritten { number });
+                            }
+                        }
+                    }
+                    Effect::ReadIn { segment, mapping } => {
+                        again = true;
+                        drop(mapping);
+                        self.tell(Input::ReadIn { segment });
                     }
                     Effect::Stopped => self.stopped = true,
                     Effect::Detach { .. } | Effect::Move { .. } | Effect::WakeAt { .. } => {}

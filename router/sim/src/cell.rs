@@ -7,11 +7,12 @@ use whimbrel_core::Shard;
 use whimbrel_core::ids::{ConnId, ShardId};
 use whimbrel_core::io::{Effect, Effects, Input, Moving};
 use whimbrel_core::lane::LaneItem;
-use whimbrel_storage::{LogWrite, SegmentId};
+use whimbrel_storage::LogWrite;
 use whimbrel_wire::Code;
 
 use crate::bottom::Bottom;
 use crate::check::{Check, Violation};
+use crate::chores::Chores;
 use crate::conns::{Conns, Detach, News};
 use crate::disk::{Crash, SimDisk};
 use crate::lanes::{InTransit, Shared};
@@ -34,7 +35,8 @@ enum Ready {
     Conn(ConnId, News),
     Lane(ShardId),
     Flushed,
-    Prepared(SegmentId),
+    Segment,
+    Chore,
     Timer,
     Stop,
 }
@@ -62,7 +64,7 @@ pub(crate) struct Cell {
     conns: Conns,
     effects: Effects,
     flush: Option<Flush>,
-    preparing: Vec<(u64, SegmentId)>,
+    chores: Chores,
     wake_at_us: Option<u64>,
     /// Lanes that were full when they were looked at, or are since, by the number of the shard they lead to.
     lanes_full: Vec<bool>,
@@ -86,7 +88,7 @@ impl Cell {
             conns: Conns::default(),
             effects: Effects { lane_room: vec![0; usize::from(shards)], ..Effects::default() },
             flush: None,
-            preparing: Vec::new(),
+            chores: Chores::default(),
             // A shard may want to be called before anything happens to it.
             wake_at_us: Some(0),
             lanes_full: vec![false; usize::from(shards)],
@@ -125,8 +127,11 @@ impl Cell {
         if let Some(flush) = &self.flush {
             each(Ready::Flushed, flush.due_us);
         }
-        for &(due_us, segment) in &self.preparing {
-            each(Ready::Prepared(segment), due_us);
+        if let Some(due_us) = self.chores.segment_due() {
+            each(Ready::Segment, due_us);
+        }
+        if let Some(due_us) = self.chores.other_due() {
+            each(Ready::Chore, due_us);
         }
         if let Some(at_us) = self.wake_at_us {
             each(Ready::Timer, at_us);
@@ -207,7 +212,17 @@ impl Cell {
                 }
             }
             Ready::Flushed => self.flushed(b)?,
-            Ready::Prepared(segment) => self.prepared(segment, b)?,
+            Ready::Segment | Ready::Chore => {
+                let done = match what {
+                    Ready::Segment => self.chores.make_segment(&mut self.disk, b),
+                    _ => self.chores.do_other(&mut self.disk, b),
+                };
+                let told =
+                    done.map_err(|error| Violation::new(Check::Start, format!("the simulated disk: {error}")))?;
+                if let Some(input) = told {
+                    self.handle(input, b);
+                }
+            }
             Ready::Timer => {
                 self.wake_at_us = None;
                 self.handle(Input::Timeout, b);
@@ -297,19 +312,6 @@ impl Cell {
         Ok(())
     }
 
-    fn prepared(&mut self, segment: SegmentId, b: &mut Bottom) -> Result<(), Violation> {
-        self.preparing.retain(|&(_, other)| other != segment);
-        if !b.healed && b.rng.per_mille(b.weather.prepare_fails_per_mille) {
-            self.handle(Input::SegmentFailed { segment }, b);
-            return Ok(());
-        }
-        let made = self.disk.create(segment, b.weather.segment_bytes);
-        let mapping =
-            made.map_err(|error| Violation::new(Check::Start, format!("segment {segment:?} cannot be made: {error}")))?;
-        self.handle(Input::SegmentReady { segment, mapping }, b);
-        Ok(())
-    }
-
     fn carry_out(&mut self, b: &mut Bottom, shared: &mut Shared) -> Result<(), Violation> {
         let mut list = std::mem::take(&mut self.effects.list);
         for effect in list.drain(..) {
@@ -350,9 +352,12 @@ impl Cell {
                     return Err(Violation::new(Check::Panic, "two log writes in flight"));
                 }
             }
-            Effect::PrepareSegment(segment) => {
-                let due_us = b.now_us + if b.healed { 500 } else { b.rng.around(b.weather.prepare_us) };
-                self.preparing.push((due_us, segment));
+            Effect::PrepareSegment { segment, reuse } => self.chores.prepare(chore_due(b), segment, reuse),
+            Effect::RemoveSegment(retired) => self.chores.remove(chore_due(b), retired),
+            Effect::Checkpoint { number, bytes, last } => self.chores.checkpoint(chore_due(b), number, bytes, last),
+            Effect::ReadIn { segment, mapping } => {
+                drop(mapping);
+                self.chores.read_in(chore_due(b), segment);
             }
             Effect::WakeAt { mono_us } => self.wake_at_us = Some(mono_us.saturating_add(self.booted_us)),
             Effect::Stopped => self.stopped = true,
@@ -418,18 +423,15 @@ impl Cell {
 
     /// Nothing of the shell's own is under way.
     pub(crate) fn is_idle(&self) -> bool {
-        self.flush.is_none() && self.preparing.is_empty() && self.arrivals.is_empty()
+        self.flush.is_none() && self.chores.is_empty() && self.arrivals.is_empty()
     }
 
     /// The node ends here, in the middle of whatever it was doing.
     pub(crate) fn crash(mut self, how: Crash, b: &mut Bottom) -> SimDisk {
         self.tally(&mut b.stats);
-        for (_, segment) in std::mem::take(&mut self.preparing) {
-            // It was there just in time, or not at all.
-            if b.rng.per_mille(300) {
-                let _ = self.disk.create(segment, b.weather.segment_bytes);
-            }
-        }
+        // What looked at segments is gone with the process.
+        drop(self.shard);
+        std::mem::take(&mut self.chores).crash(&mut self.disk, b);
         if let Some(flush) = self.flush.take() {
             let _ = self.disk.write_unfinished(&flush.write, &mut b.rng);
         }
@@ -444,4 +446,9 @@ impl Cell {
         }
         self.disk
     }
+}
+
+/// When something is done off the core that is begun now.
+fn chore_due(b: &mut Bottom) -> u64 {
+    b.now_us + if b.healed { 500 } else { b.rng.around(b.weather.prepare_us) }
 }

@@ -46,6 +46,14 @@ impl SimDisk {
         self.ram.create(id, size_bytes)
     }
 
+    pub(crate) fn recycle(&mut self, old: SegmentId, id: SegmentId, size_bytes: u32) -> io::Result<Bytes> {
+        self.ram.recycle(old, id, size_bytes)
+    }
+
+    pub(crate) fn remove(&mut self, id: SegmentId) -> io::Result<()> {
+        self.ram.remove(id)
+    }
+
     /// Writes a batch and flushes it.
     pub(crate) fn write(&mut self, write: &LogWrite, fuse: &mut Fuse) -> io::Result<()> {
         let (offset, bytes) = (write.offset as u32, write.batch.as_ref());

@@ -9,6 +9,7 @@
 mod bottom;
 mod cell;
 pub mod check;
+mod chores;
 mod client;
 mod conns;
 mod disk;

@@ -44,6 +44,7 @@ impl Node {
             let shard = Shard::open(config, options, &mut disk.ram)
                 .map_err(|error| Violation::new(Check::Start, format!("shard {id} does not start: {error}")))?;
             b.stats.truncated += u64::from(shard.recovered().truncated.is_some());
+            b.stats.starts_from_checkpoint += u64::from(shard.recovered().checkpoint.is_some());
             b.trace.line(format_args!("{id} starts"));
             cells.push(Cell::new(id, shard, disk, shards, booted_us));
         }

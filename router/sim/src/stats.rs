@@ -57,6 +57,16 @@ stats! {
     replaced,
     /// Connections of somebody who means ill.
     hostile,
+    /// Checkpoints written.
+    checkpoints,
+    /// Checkpoints that could not be written.
+    checkpoints_failed,
+    /// Starts that had one to go on from.
+    starts_from_checkpoint,
+    /// Segments that were made of others.
+    segments_reused,
+    /// Segments that were read in before they were looked at.
+    read_in,
     /// Refusals that they heard.
     hostile_refused,
     /// Crashes of the node.

@@ -41,6 +41,10 @@ impl Display for Told<'_> {
             Input::LogFailed { write } => write!(f, "flush failed {write:?}"),
             Input::SegmentReady { segment, .. } => write!(f, "segment ready {segment:?}"),
             Input::SegmentFailed { segment } => write!(f, "segment failed {segment:?}"),
+            Input::CheckpointTaken { number } => write!(f, "checkpoint {number} taken"),
+            Input::CheckpointWritten { number } => write!(f, "checkpoint {number} written"),
+            Input::CheckpointFailed { number } => write!(f, "checkpoint {number} failed"),
+            Input::ReadIn { segment } => write!(f, "read in {segment:?}"),
             Input::Timeout => f.write_str("timeout"),
             Input::Stop => f.write_str("stop"),
             Input::TurnEnd { more } => write!(f, "turn end{}", if *more { ", more waits" } else { "" }),
@@ -72,7 +76,14 @@ impl Display for Wanted<'_> {
                     write.batch.as_ref().len()
                 )
             }
-            Effect::PrepareSegment(segment) => write!(f, "prepare {segment:?}"),
+            Effect::PrepareSegment { segment, reuse: None } => write!(f, "prepare {segment:?}"),
+            Effect::PrepareSegment { segment, reuse: Some(old) } => write!(f, "prepare {segment:?} of {:?}", old.id),
+            Effect::RemoveSegment(retired) => write!(f, "remove {:?}", retired.id),
+            Effect::Checkpoint { number, bytes, last } => {
+                let end = if last.is_some() { ", the last" } else { "" };
+                write!(f, "checkpoint {number} {} bytes {:08x}{end}", bytes.len(), Digest::of(bytes) as u32)
+            }
+            Effect::ReadIn { segment, .. } => write!(f, "read in {segment:?}"),
             Effect::WakeAt { mono_us } => write!(f, "wake at {mono_us}"),
             Effect::Stopped => f.write_str("stopped"),
             Effect::Fatal(fatal) => write!(f, "fatal {fatal:?}"),

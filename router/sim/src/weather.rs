@@ -28,6 +28,7 @@ pub(crate) struct Weather {
     pub(crate) flush_fails_per_million: u64,
     pub(crate) prepare_us: u64,
     pub(crate) prepare_fails_per_mille: u64,
+    pub(crate) checkpoint_fails_per_mille: u64,
     /// Mean time between two things that one client does.
     pub(crate) client_us: u64,
     pub(crate) payload_max: u64,
@@ -75,6 +76,7 @@ impl Weather {
             flush_fails_per_million: calm(rng.pick(&[0, 3000, 10_000])),
             prepare_us: rng.pick(&[1_000, 20_000, 500_000]),
             prepare_fails_per_mille: calm(rng.pick(&[0, 100, 500])),
+            checkpoint_fails_per_mille: calm(rng.pick(&[0, 50, 300])),
             client_us: rng.pick(&[100, 400, 1500]),
             payload_max: rng.pick(&[64, 400, 3000, 60_000]),
             in_flight: rng.pick(&[1, 8, 24, 80]),
@@ -122,5 +124,6 @@ fn bounds(rng: &mut Rng) -> Bounds {
         inbox_pointers: rng.pick(&[20, 100, usual.inbox_pointers]),
         lane_backlog: rng.pick(&[16, 256, usual.lane_backlog]),
         retry_after_ms: rng.pick(&[5, usual.retry_after_ms]),
+        forget_after_us: rng.pick(&[40 * MS, 400 * MS, 4_000 * MS, usual.forget_after_us]),
     }
 }

@@ -1,0 +1,390 @@
+//! Checkpoints: an image of every partition, made a slice at a time between turns' work, so that the log before it can be let
+//! go and a start need not read it.
+//!
+//! A partition's image is its state as it was when its turn came, at the entry that was then applied. What changes while it
+//! is being made is copied into it first: `image_chat` and its like are called before any change of replicated state. So
+//! the image is of one moment, and no turn makes more than a slice of it.
+
+use whimbrel_storage::{Checkpoint, CheckpointWriter, Location, Position};
+
+use crate::ids::{ChatId, ConnId, InboxId};
+use crate::image::{self, Head, Sizes};
+use crate::io::{Effect, Effects};
+use crate::limits;
+use crate::outbox::TargetRef;
+use crate::partition::PartitionState;
+use crate::shard::Shard;
+
+/// When checkpoints are made, and what became of the last ones.
+#[derive(Debug, Default)]
+pub(crate) struct Rounds {
+    /// Rises with each one that is begun: what stands in `imaged` of the objects that are in it.
+    round: u32,
+    /// When the next is due, if anything has changed.
+    next_us: u64,
+    /// What the log had written when the last one began.
+    written_bytes: u64,
+    /// Bytes of the last one.
+    image_bytes: u64,
+    /// Given to the disk whole, and not answered.
+    finishing: Option<Checkpoint>,
+    /// The one that is made before the shard stops.
+    last: LastRound,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum LastRound {
+    #[default]
+    Waits,
+    Done,
+}
+
+/// A checkpoint that is being made.
+#[derive(Debug)]
+pub(crate) struct Sweep {
+    writer: CheckpointWriter,
+    round: u32,
+    /// The rank of the partition whose image is being made, once `sizes` is there.
+    p: usize,
+    sizes: Option<Sizes>,
+    /// The next object, counted through chats, inboxes and local chats.
+    next: usize,
+    piece: Vec<u8>,
+    bytes: u64,
+    /// Pieces that were given out and not taken.
+    outstanding: u32,
+}
+
+/// Where a wait for a segment to be read in ends.
+#[derive(Debug, Default)]
+pub(crate) struct ColdReads {
+    asked: Vec<whimbrel_storage::SegmentId>,
+    conns: Vec<ConnId>,
+    targets: Vec<TargetRef>,
+}
+
+/// Copies a chat into the image that is being made, if it is to be in it and is not yet: before any change of it.
+#[inline]
+pub(crate) fn image_chat(sweep: &mut Option<Sweep>, p: usize, state: &mut PartitionState, index: usize) {
+    if let Some(sweep) = sweep
+        && let Some(sizes) = sweep.sizes_of(p)
+        && index < sizes.chats as usize
+    {
+        sweep.chat(state, index);
+    }
+}
+
+/// The same for an inbox.
+#[inline]
+pub(crate) fn image_inbox(sweep: &mut Option<Sweep>, p: usize, state: &mut PartitionState, inbox: InboxId) {
+    if let Some(sweep) = sweep
+        && let Some(sizes) = sweep.sizes_of(p)
+        && inbox.0 < sizes.inboxes
+    {
+        sweep.inbox(state, inbox.0 as usize);
+    }
+}
+
+/// The same for a chat as a partition of members knows it.
+#[inline]
+pub(crate) fn image_local(sweep: &mut Option<Sweep>, p: usize, state: &mut PartitionState, chat: ChatId) {
+    if let Some(sweep) = sweep
+        && let Some(sizes) = sweep.sizes_of(p)
+        && let Some(index) = state.local_index(chat)
+        && index < sizes.locals as usize
+    {
+        sweep.local(state, index);
+    }
+}
+
+impl Sweep {
+    #[inline]
+    fn sizes_of(&self, p: usize) -> Option<Sizes> {
+        if p == self.p { self.sizes } else { None }
+    }
+
+    fn chat(&mut self, state: &mut PartitionState, index: usize) {
+        let chat = &mut state.chats[index];
+        if chat.imaged != self.round {
+            chat.imaged = self.round;
+            image::put_chat(&mut self.piece, index, chat);
+        }
+    }
+
+    fn inbox(&mut self, state: &mut PartitionState, index: usize) {
+        let inbox = &mut state.inboxes[index];
+        if inbox.imaged != self.round {
+            inbox.imaged = self.round;
+            image::put_inbox(&mut self.piece, index, &state.owners[index], inbox);
+        }
+    }
+
+    fn local(&mut self, state: &mut PartitionState, index: usize) {
+        let local = &mut state.locals[index];
+        if local.imaged != self.round {
+            local.imaged = self.round;
+            image::put_local(&mut self.piece, index, local);
+        }
+    }
+
+    /// The next object of the partition; false if there is none.
+    fn step(&mut self, state: &mut PartitionState, sizes: Sizes) -> bool {
+        let (chats, inboxes) = (sizes.chats as usize, sizes.inboxes as usize);
+        let at = self.next;
+        if at < chats {
+            self.chat(state, at);
+        } else if at < chats + inboxes {
+            self.inbox(state, at - chats);
+        } else if at < chats + inboxes + sizes.locals as usize {
+            self.local(state, at - chats - inboxes);
+        } else {
+            return false;
+        }
+        self.next += 1;
+        true
+    }
+
+    /// Gives out what is made so far.
+    fn give_out(&mut self, fx: &mut Effects, first: bool) {
+        let mut bytes = Vec::with_capacity(self.piece.len() + 128);
+        if first {
+            self.writer.begin(&mut bytes);
+        }
+        if !self.piece.is_empty() {
+            self.writer.piece(&self.piece, &mut bytes);
+            self.piece.clear();
+        }
+        self.outstanding += 1;
+        self.bytes += bytes.len() as u64;
+        fx.list.push(Effect::Checkpoint { number: self.writer.checkpoint().number, bytes, last: None });
+    }
+}
+
+impl Shard {
+    /// At the end of a turn: begins a checkpoint that is due, or goes on with the one that is being made.
+    pub(crate) fn checkpoint(&mut self, fx: &mut Effects) {
+        if self.sweep.is_none() {
+            if !self.checkpoint_is_due() {
+                return;
+            }
+            self.begin_checkpoint(fx);
+        }
+        if let Some(mut sweep) = self.sweep.take() {
+            let ended = sweep.outstanding < limits::IMAGE_PIECES_MAX && self.sweep_slice(fx, &mut sweep);
+            if ended {
+                self.finish_checkpoint(fx, sweep);
+            } else {
+                self.sweep = Some(sweep);
+            }
+        }
+    }
+
+    /// When a turn is wanted for checkpoints, on the monotone clock.
+    pub(crate) fn checkpoint_wake_us(&self) -> Option<u64> {
+        match &self.sweep {
+            Some(sweep) if sweep.outstanding < limits::IMAGE_PIECES_MAX => Some(self.now.mono_us),
+            Some(_) => None,
+            None if self.rounds.finishing.is_some() || self.stopping || !self.has_changed() => None,
+            None => Some(self.rounds.next_us),
+        }
+    }
+
+    fn checkpoint_is_due(&mut self) -> bool {
+        let now_us = self.now.mono_us;
+        let grown = self.log.written_bytes() - self.rounds.written_bytes;
+        let enough = (limits::CHECKPOINT_SEGMENTS * u64::from(self.segment_bytes))
+            .max(limits::CHECKPOINT_IMAGES * self.rounds.image_bytes);
+        if self.rounds.next_us == 0 {
+            self.rounds.next_us = now_us + self.config.bounds.forget_after_us / limits::FORGET_STEPS;
+        }
+        if (now_us < self.rounds.next_us && grown < enough)
+            || self.rounds.finishing.is_some()
+            || self.stopping
+            || self.disk_full
+            || !self.is_ready()
+        {
+            return false;
+        }
+        if now_us >= self.rounds.next_us {
+            // What has become dead in the segment that is written is let go with it.
+            let changed = self.has_changed();
+            if changed {
+                self.log.seal();
+            }
+            self.rounds.next_us = now_us + self.config.bounds.forget_after_us / limits::FORGET_STEPS;
+            return changed;
+        }
+        true
+    }
+
+    /// Whether anything happened since both checkpoints that are kept.
+    fn has_changed(&self) -> bool {
+        let position = self.log.position();
+        let same = |kept: Option<Checkpoint>| kept.is_some_and(|it| it.position == position);
+        !(same(self.log.older_checkpoint()) && same(self.log.newest_checkpoint()))
+    }
+
+    fn begin_checkpoint(&mut self, fx: &mut Effects) {
+        let position = self.log.position();
+        if self.lags_behind(position) {
+            return;
+        }
+        let Some(writer) = self.log.begin_checkpoint(position) else { return };
+        self.rounds.round += 1;
+        self.rounds.written_bytes = self.log.written_bytes();
+        let piece = Vec::with_capacity(limits::IMAGE_PIECE_BYTES + limits::IMAGE_SLICE_BYTES);
+        let round = self.rounds.round;
+        let mut sweep = Sweep { writer, round, p: 0, sizes: None, next: 0, piece, bytes: 0, outstanding: 0 };
+        sweep.give_out(fx, true);
+        self.sweep = Some(sweep);
+    }
+
+    /// Whether some partition has an entry before this position that is not applied, so that the log from there on would not
+    /// be enough. It passes within a turn.
+    fn lags_behind(&self, position: Position) -> bool {
+        let is_before = |it: Location| (it.segment, it.offset) < (position.segment, position.offset);
+        self.partitions.iter().any(|partition| partition.group.store().first_waiting().is_some_and(is_before))
+    }
+
+    /// Makes a slice of the images; true once all are made.
+    fn sweep_slice(&mut self, fx: &mut Effects, sweep: &mut Sweep) -> bool {
+        let since = sweep.piece.len();
+        for _ in 0..limits::IMAGE_SLICE_OBJECTS {
+            if sweep.piece.len() >= limits::IMAGE_PIECE_BYTES {
+                sweep.give_out(fx, false);
+                return false;
+            }
+            if sweep.piece.len() - since >= limits::IMAGE_SLICE_BYTES {
+                return false;
+            }
+            let Some(partition) = self.partitions.get_mut(sweep.p) else { return true };
+            let sizes = match sweep.sizes {
+                Some(sizes) => sizes,
+                None => {
+                    let state = &partition.state;
+                    let sizes = Sizes {
+                        chats: state.chats.len() as u32,
+                        inboxes: state.inboxes.len() as u32,
+                        locals: state.locals.len() as u32,
+                    };
+                    let store = partition.group.store();
+                    let head = Head {
+                        partition: self.config.partition_at(sweep.p),
+                        applied: store.applied(),
+                        hard_state: store.hard_state().clone(),
+                        wall_ms: partition.wall_ms,
+                        sizes,
+                    };
+                    head.put(&mut sweep.piece);
+                    sweep.sizes = Some(sizes);
+                    sizes
+                }
+            };
+            if !sweep.step(&mut partition.state, sizes) {
+                sweep.p += 1;
+                sweep.sizes = None;
+                sweep.next = 0;
+            }
+        }
+        false
+    }
+
+    fn finish_checkpoint(&mut self, fx: &mut Effects, mut sweep: Sweep) {
+        let checkpoint = sweep.writer.checkpoint();
+        let mut bytes = Vec::with_capacity(sweep.piece.len() + 64);
+        if !sweep.piece.is_empty() {
+            sweep.writer.piece(&sweep.piece, &mut bytes);
+        }
+        sweep.writer.end(&mut bytes);
+        self.rounds.image_bytes = sweep.bytes + bytes.len() as u64;
+        self.rounds.finishing = Some(checkpoint);
+        // The newest one becomes the older of the two.
+        let keep_from = self.log.newest_checkpoint().map_or(0, |newest| newest.number);
+        fx.list.push(Effect::Checkpoint { number: checkpoint.number, bytes, last: Some(keep_from) });
+    }
+
+    pub(crate) fn on_checkpoint_taken(&mut self, number: u64) {
+        if let Some(sweep) = &mut self.sweep
+            && sweep.writer.checkpoint().number == number
+        {
+            sweep.outstanding -= 1;
+        }
+    }
+
+    pub(crate) fn on_checkpoint_written(&mut self, number: u64) {
+        let done = self.rounds.finishing.take().filter(|checkpoint| checkpoint.number == number);
+        let checkpoint = done.expect("a checkpoint that was given out whole is answered");
+        self.log.checkpoint_written(checkpoint);
+        self.log.retire();
+        self.counters.checkpoints += 1;
+        self.counters.checkpoint_bytes += self.rounds.image_bytes;
+    }
+
+    pub(crate) fn on_checkpoint_failed(&mut self, number: u64) {
+        if self.sweep.as_ref().is_some_and(|sweep| sweep.writer.checkpoint().number == number) {
+            self.sweep = None;
+        }
+        if self.rounds.finishing.is_some_and(|checkpoint| checkpoint.number == number) {
+            self.rounds.finishing = None;
+        }
+        self.counters.checkpoints_failed += 1;
+        self.rounds.next_us = self.now.mono_us + limits::CHECKPOINT_RETRY_US;
+        if self.stopping {
+            // The log has all of it.
+            self.rounds.last = LastRound::Done;
+        }
+    }
+
+    /// Makes the last checkpoint of a shard that stops, so that the next start has nothing to read. True once it is there, or
+    /// cannot be.
+    pub(crate) fn last_checkpoint(&mut self, fx: &mut Effects) -> bool {
+        if self.rounds.last == LastRound::Done || self.disk_full || !self.is_ready() {
+            return true;
+        }
+        if self.sweep.is_some() || self.rounds.finishing.is_some() {
+            return false;
+        }
+        if self.log.newest_checkpoint().is_some_and(|newest| newest.position == self.log.position()) {
+            self.rounds.last = LastRound::Done;
+            return true;
+        }
+        self.begin_checkpoint(fx);
+        if self.sweep.is_none() {
+            // The position is in a segment that is not made yet: a start reads a little.
+            self.rounds.last = LastRound::Done;
+        }
+        self.sweep.is_none()
+    }
+
+    /// Has a segment read in, for somebody who then looks again.
+    pub(crate) fn read_in(&mut self, fx: &mut Effects, location: Location) {
+        if self.cold.asked.contains(&location.segment) {
+            return;
+        }
+        if let Some(mapping) = self.log.mapping(location.segment) {
+            self.cold.asked.push(location.segment);
+            fx.list.push(Effect::ReadIn { segment: location.segment, mapping });
+        }
+    }
+
+    pub(crate) fn wait_to_deliver(&mut self, conn: ConnId) {
+        self.cold.conns.push(conn);
+    }
+
+    pub(crate) fn wait_to_fan_out(&mut self, at: TargetRef) {
+        if !self.cold.targets.contains(&at) {
+            self.cold.targets.push(at);
+        }
+    }
+
+    pub(crate) fn on_read_in(&mut self, fx: &mut Effects, segment: whimbrel_storage::SegmentId) {
+        self.log.warmed(segment);
+        self.cold.asked.retain(|asked| *asked != segment);
+        for conn in std::mem::take(&mut self.cold.conns) {
+            self.want_delivery(conn);
+        }
+        for at in std::mem::take(&mut self.cold.targets) {
+            self.pump_outbox(fx, at);
+        }
+    }
+}
