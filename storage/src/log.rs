@@ -360,6 +360,11 @@ impl Log {
         self.preparing = false;
     }
 
+    /// Whether fewer spares are there than should be.
+    pub fn lacks_spares(&self) -> bool {
+        self.segments.next().0 <= self.tail_segment.0 + self.options.spares
+    }
+
     /// Bytes of all segments that are there.
     pub fn bytes_on_disk(&self) -> u64 {
         self.segments.count() as u64 * u64::from(self.options.segment_size)

@@ -189,12 +189,13 @@ impl Shard {
                 fx.list.push(Effect::Fatal(Fatal::LogPoisoned));
             }
             Input::SegmentReady { segment, mapping } => {
-                self.disk_full = false;
                 self.log.segment_ready(segment, mapping);
+                self.disk_full = false;
             }
             Input::SegmentFailed { segment } => {
-                self.disk_full = true;
                 self.log.segment_failed(segment);
+                // One that was only to be used again is not missed.
+                self.disk_full = self.log.lacks_spares();
             }
             Input::CheckpointTaken { number } => self.on_checkpoint_taken(number),
             Input::CheckpointWritten { number } => self.on_checkpoint_written(number),

@@ -65,7 +65,8 @@ impl Model {
             return violated(Check::Phantom, format!("{name} is sent inbox_seq {inbox_seq} before its Welcome"));
         };
         if inbox_seq >= attachment.next {
-            attachment.missing.extend(attachment.next..inbox_seq);
+            // What it acknowledged on this connection, since it came on an older one, is not sent again.
+            attachment.missing.extend(attachment.next.max(attachment.acked + 1)..inbox_seq);
             attachment.next = inbox_seq + 1;
         } else if attachment.missing.remove(&inbox_seq) {
             let after = attachment.next - 1;
