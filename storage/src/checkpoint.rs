@@ -10,6 +10,9 @@ use crate::layout::{put, u16_at, u32_at, u64_at};
 /// Version of the format of checkpoints.
 const FORMAT: u32 = 1;
 
+/// What a checkpoint begins with.
+pub const CHECKPOINT_MAGIC: &[u8] = b"whmbrlCP";
+
 const MAGIC: u64 = u64::from_le_bytes(*b"whmbrlCP");
 const HEADER_BYTES: usize = 64;
 const PIECE_HEADER_BYTES: usize = 8;

@@ -16,7 +16,14 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::file::sync_directory;
-use crate::{FORMAT_VERSION, FileDisk, LogOptions};
+use crate::{FileDisk, LogOptions};
+
+/// Format of a data directory. 2 since there are checkpoints, and segments of the log that are not there any more: to a version
+/// that knows neither, that would be damage.
+pub const DATA_FORMAT: u32 = 2;
+
+/// The oldest that is read. It becomes the newest when it is opened.
+pub const DATA_FORMAT_OLDEST: u32 = 1;
 
 const IDENTITY: &str = "whimbrel.json";
 const LOCK: &str = "lock";
@@ -162,6 +169,12 @@ impl DataDir {
         make_directory(path)?;
         let lock = lock(path)?;
         let identity = match read_identity(path)? {
+            // What follows is not for an older version any more.
+            Some(identity) if identity.format < DATA_FORMAT => {
+                let identity = Identity { format: DATA_FORMAT, ..identity };
+                write_identity(path, &identity)?;
+                identity
+            }
             Some(identity) => identity,
             None => make_identity(path, new, asked)?,
         };
@@ -268,8 +281,8 @@ fn read_identity(directory: &Path) -> Result<Option<Identity>, DataDirError> {
     let any: serde_json::Value = serde_json::from_str(&text).map_err(|error| bad(error.to_string()))?;
     let format = any.get("format").and_then(serde_json::Value::as_u64);
     let format = format.and_then(|format| u32::try_from(format).ok()).ok_or_else(|| bad("no format".to_owned()))?;
-    if format != FORMAT_VERSION {
-        return Err(DataDirError::Format { path: directory.to_owned(), found: format, known: FORMAT_VERSION });
+    if !(DATA_FORMAT_OLDEST..=DATA_FORMAT).contains(&format) {
+        return Err(DataDirError::Format { path: directory.to_owned(), found: format, known: DATA_FORMAT });
     }
     let identity: Identity = serde_json::from_value(any).map_err(|error| bad(error.to_string()))?;
     if identity.has_shape() { Ok(Some(identity)) } else { Err(bad(NO_SHAPE.to_owned())) }
@@ -285,7 +298,7 @@ impl Identity {
 
 fn make_identity(directory: &Path, new: Shape, asked: Asked) -> Result<Identity, DataDirError> {
     let identity = Identity {
-        format: FORMAT_VERSION,
+        format: DATA_FORMAT,
         cluster: random_name().map_err(|error| failed("read", Path::new("/dev/urandom"), error))?,
         node: 1,
         partitions: asked.partitions.unwrap_or(new.partitions),
@@ -299,10 +312,14 @@ fn make_identity(directory: &Path, new: Shape, asked: Asked) -> Result<Identity,
     options
         .check()
         .map_err(|_| DataDirError::Shape("this segment_size: it is a multiple of 4 KiB from 260 KiB to 1 GiB"))?;
-    let text = serde_json::to_string_pretty(&identity).expect("numbers and a string are always valid JSON") + "\n";
-    write_atomic(directory, IDENTITY, text.as_bytes())
-        .map_err(|error| failed("write", &directory.join(IDENTITY), error))?;
+    write_identity(directory, &identity)?;
     Ok(identity)
+}
+
+fn write_identity(directory: &Path, identity: &Identity) -> Result<(), DataDirError> {
+    let text = serde_json::to_string_pretty(identity).expect("numbers and a string are always valid JSON") + "\n";
+    write_atomic(directory, IDENTITY, text.as_bytes())
+        .map_err(|error| failed("write", &directory.join(IDENTITY), error))
 }
 
 fn random_name() -> io::Result<String> {

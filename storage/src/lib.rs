@@ -23,13 +23,16 @@ mod recover;
 mod segments;
 mod staging;
 
-pub use checkpoint::{BadCheckpoint, Checkpoint, CheckpointWriter, Pieces, Position, verify as verify_checkpoint};
-pub use datadir::{Asked, DataDir, DataDirError, Identity, Shape, write_atomic};
+pub use checkpoint::{
+    BadCheckpoint, CHECKPOINT_MAGIC, Checkpoint, CheckpointWriter, Pieces, Position, verify as verify_checkpoint,
+};
+pub use datadir::{Asked, DATA_FORMAT, DATA_FORMAT_OLDEST, DataDir, DataDirError, Identity, Shape, write_atomic};
 pub use disk::Disk;
 pub use file::FileDisk;
 pub use layout::{BATCH_HEADER_BYTES, FORMAT_VERSION, RECORD_HEADER_BYTES, record_bytes};
 pub use location::{Location, Mark, RecordHeader, RecordKind, SegmentId, WriteId};
 pub use log::{AppendError, Log, LogOptions, LogWrite, Wanted};
+pub use mapping::read_in;
 pub use recover::{OpenError, Recovered, RotReason, Truncated};
 pub use segments::Retired;
 pub use staging::Batch;

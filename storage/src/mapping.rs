@@ -29,3 +29,23 @@ pub(crate) fn map(file: &File, populate: bool) -> io::Result<Bytes> {
     let mapping = unsafe { options.map(file)? };
     Ok(Bytes::from_owner(Mapping(mapping)))
 }
+
+/// Reads the pages of a mapping in, so that looking at them does not wait for the disk. It blocks: not for a core.
+pub fn read_in(mapping: &Bytes) -> io::Result<()> {
+    let start = mapping.as_ptr();
+    let before = start.addr() % crate::limits::PAGE_BYTES as usize;
+    // SAFETY: the pages that `mapping` lies in are mapped for as long as it lives, and advice to read them changes no byte.
+    let populated = unsafe {
+        let first = start.sub(before).cast_mut().cast();
+        rustix::mm::madvise(first, before + mapping.len(), rustix::mm::Advice::LinuxPopulateRead)
+    };
+    match populated {
+        // A kernel before 5.14: then each page is looked at.
+        Err(rustix::io::Errno::INVAL) => {
+            let sum = mapping.iter().step_by(crate::limits::PAGE_BYTES as usize).fold(0, |sum: u8, byte| sum ^ byte);
+            std::hint::black_box(sum);
+            Ok(())
+        }
+        other => other.map_err(Into::into),
+    }
+}

@@ -149,6 +149,11 @@ const KEYS: &[Key] = &[
         get: |s| optional(s.segment_size.map(|size| quoted(print_size(size.into())))),
     },
     Key {
+        name: "storage.forget_after",
+        set: |s, v| put(&mut s.bounds.forget_after_us, forget_after(v)),
+        get: |s| quoted(print_us(s.bounds.forget_after_us)),
+    },
+    Key {
         name: "log.format",
         set: |s, v| put(&mut s.log_format, log_format(v)),
         get: |s| quoted(if s.log_format == LogFormat::Json { "json" } else { "text" }),
@@ -425,6 +430,12 @@ fn log_level(text: &str) -> Result<String, String> {
 }
 
 /// A number and a unit.
+/// Shorter, and checkpoints would be all that a disk does.
+fn forget_after(value: &str) -> Result<u64, String> {
+    let us = duration_us(value)?;
+    if us >= 1_000_000 { Ok(us) } else { Err("at least 1s".to_owned()) }
+}
+
 fn duration_us(text: &str) -> Result<u64, String> {
     let expected = || "a time is a number and a unit from 1ms to 365d: 500ms, 90s, 15m, 12h, 30d".to_owned();
     let (number, unit) = split_unit(text);

@@ -6,7 +6,7 @@ use std::io;
 
 use bytes::Bytes;
 use whimbrel_core::io::Input;
-use whimbrel_storage::{Retired, SegmentId};
+use whimbrel_storage::{CHECKPOINT_MAGIC, Retired, SegmentId};
 
 use crate::bottom::Bottom;
 use crate::disk::SimDisk;
@@ -100,7 +100,7 @@ impl Chores {
         disk: &mut SimDisk,
         b: &mut Bottom,
     ) -> Option<Input<'static>> {
-        let begins = bytes.starts_with(b"whmbrlCP");
+        let begins = bytes.starts_with(CHECKPOINT_MAGIC);
         if begins {
             self.building = Some((number, Vec::new()));
         }

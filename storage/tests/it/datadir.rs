@@ -97,7 +97,7 @@ fn an_unknown_format_and_a_damaged_identity_are_refused_by_name() {
     drop(made);
     let file = dir.path().join("whimbrel.json");
     fs::write(&file, r#"{"format": 9, "anything": "else"}"#).unwrap();
-    assert!(matches!(open(dir.path()), Err(DataDirError::Format { found: 9, known: 1, .. })));
+    assert!(matches!(open(dir.path()), Err(DataDirError::Format { found: 9, known: 2, .. })));
     for text in ["", "{}", r#"{"format": 1}"#, r#"{"format": "1"}"#] {
         fs::write(&file, text).unwrap();
         assert!(matches!(open(dir.path()), Err(DataDirError::BadIdentity { .. })), "{text}");

@@ -1,17 +1,19 @@
-//! A shard's segment files: the one that is being written, and a thread that makes new ones.
+//! A shard's segment files: the one that is being written, and threads that make new ones, write checkpoints, and read in what
+//! a core is about to look at.
 
 #![forbid(unsafe_code)]
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::rc::Rc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
+use whimbrel_core::Input;
 use whimbrel_core::ids::ShardId;
-use whimbrel_storage::{FileDisk, SegmentId};
+use whimbrel_storage::{CHECKPOINT_MAGIC, FileDisk, Retired, SegmentId, read_in};
 
 use super::sleep::Waker;
 
@@ -21,54 +23,97 @@ const LOGGED: u32 = 60;
 /// How long after a failure it is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// A segment that was to be made, and its mapping unless that failed.
-pub(super) type Made = (SegmentId, Option<Bytes>);
+const ENDS: &str = "the threads end with this value";
+
+/// What was done, and what the shard is to be told of it.
+pub(super) type Done = Input<'static>;
+
+/// Work for the thread that makes segments.
+enum Making {
+    Prepare(SegmentId, Option<Retired>),
+    Remove(Retired),
+}
+
+/// Work for the other thread, which may take long: a segment that is wanted does not wait for it.
+enum Keeping {
+    Checkpoint { number: u64, bytes: Vec<u8>, last: Option<u64> },
+    ReadIn(SegmentId, Bytes),
+}
 
 /// See the [module](self).
 pub(super) struct Segments {
     disk: FileDisk,
     current: Option<(SegmentId, Rc<File>)>,
-    wanted: Sender<SegmentId>,
-    made: Receiver<Made>,
-    /// Segments that are being made.
+    making: Sender<Making>,
+    keeping: Sender<Keeping>,
+    done: Receiver<Done>,
+    /// Work that will be answered.
     outstanding: usize,
 }
 
 impl Segments {
-    /// Starts the thread, which ends with this value.
+    /// Starts the threads, which end with this value.
     pub(super) fn new(shard: ShardId, disk: FileDisk, size_bytes: u32, waker: Waker) -> io::Result<Segments> {
-        let (wanted, jobs) = mpsc::channel();
-        let (results, made) = mpsc::channel();
-        let worker = disk.clone();
+        let (making, jobs) = mpsc::channel();
+        let (results, done) = mpsc::channel();
+        let (worker, wake, tell) = (disk.clone(), waker.clone(), results.clone());
         thread::Builder::new().name(format!("segments-{shard}")).spawn(move || {
             let mut failures = 0;
-            for segment in jobs {
-                let mapping = make(&worker, segment, size_bytes, &mut failures);
+            for job in jobs {
+                let Some(result) = make(&worker, job, size_bytes, &mut failures) else { continue };
                 // The shard is gone: then so is this thread.
-                if results.send((segment, mapping)).is_err() {
+                if tell.send(result).is_err() {
+                    return;
+                }
+                wake.wake();
+            }
+        })?;
+        let (keeping, jobs) = mpsc::channel();
+        let mut keeper = Keeper { disk: disk.clone(), writing: None };
+        thread::Builder::new().name(format!("keeper-{shard}")).spawn(move || {
+            for job in jobs {
+                let Some(result) = keeper.work(job) else { continue };
+                if results.send(result).is_err() {
                     return;
                 }
                 waker.wake();
             }
         })?;
-        Ok(Segments { disk, current: None, wanted, made, outstanding: 0 })
+        Ok(Segments { disk, current: None, making, keeping, done, outstanding: 0 })
     }
 
     /// Has a segment made.
-    pub(super) fn prepare(&mut self, segment: SegmentId) {
-        self.wanted.send(segment).expect("the thread ends with this value");
+    pub(super) fn prepare(&mut self, segment: SegmentId, reuse: Option<Retired>) {
+        self.making.send(Making::Prepare(segment, reuse)).expect(ENDS);
         self.outstanding += 1;
     }
 
-    /// A segment that was made, or was not.
+    /// Has a segment removed.
+    pub(super) fn remove(&mut self, retired: Retired) {
+        self.making.send(Making::Remove(retired)).expect(ENDS);
+    }
+
+    /// Has bytes of a checkpoint written.
+    pub(super) fn checkpoint(&mut self, number: u64, bytes: Vec<u8>, last: Option<u64>) {
+        self.keeping.send(Keeping::Checkpoint { number, bytes, last }).expect(ENDS);
+        self.outstanding += 1;
+    }
+
+    /// Has a segment read in.
+    pub(super) fn read_in(&mut self, segment: SegmentId, mapping: Bytes) {
+        self.keeping.send(Keeping::ReadIn(segment, mapping)).expect(ENDS);
+        self.outstanding += 1;
+    }
+
+    /// What was done.
     #[inline]
-    pub(super) fn made(&mut self) -> Option<Made> {
+    pub(super) fn done(&mut self) -> Option<Done> {
         if self.outstanding == 0 {
             return None;
         }
-        let made = self.made.try_recv().ok()?;
+        let done = self.done.try_recv().ok()?;
         self.outstanding -= 1;
-        Some(made)
+        Some(done)
     }
 
     /// The file of the segment that is being written. Opened once a segment, which takes microseconds.
@@ -84,18 +129,36 @@ impl Segments {
     }
 }
 
-fn make(disk: &FileDisk, segment: SegmentId, size_bytes: u32, failures: &mut u32) -> Option<Bytes> {
+fn make(disk: &FileDisk, job: Making, size_bytes: u32, failures: &mut u32) -> Option<Done> {
+    let (segment, reuse) = match job {
+        Making::Prepare(segment, reuse) => (segment, reuse),
+        Making::Remove(Retired { id, mapping }) => {
+            drop(mapping);
+            if let Err(error) = disk.remove_segment(id) {
+                tracing::warn!(path = %disk.path(id).display(), %error, "cannot remove a segment that nobody needs");
+            }
+            return None;
+        }
+    };
     let path = disk.path(segment);
     // A failure was told at once, for sends are refused by it; the log has asked again at once.
     if *failures > 0 {
         thread::sleep(RETRY);
     }
-    match disk.create_segment(segment, size_bytes) {
+    let made = match reuse {
+        Some(Retired { id: old, mapping }) => {
+            // Before its bytes change.
+            drop(mapping);
+            disk.recycle_segment(old, segment, size_bytes)
+        }
+        None => disk.create_segment(segment, size_bytes),
+    };
+    Some(match made {
         Ok(mapping) => {
             if std::mem::take(failures) > 0 {
                 tracing::info!(path = %path.display(), "segments of the log can be made again");
             }
-            Some(mapping)
+            Input::SegmentReady { segment, mapping }
         }
         Err(error) => {
             if failures.is_multiple_of(LOGGED) {
@@ -106,7 +169,62 @@ fn make(disk: &FileDisk, segment: SegmentId, size_bytes: u32, failures: &mut u32
                 );
             }
             *failures += 1;
-            None
+            Input::SegmentFailed { segment }
         }
+    })
+}
+
+/// Writes checkpoints and reads segments in.
+struct Keeper {
+    disk: FileDisk,
+    /// The checkpoint that is being written.
+    writing: Option<(u64, File)>,
+}
+
+impl Keeper {
+    fn work(&mut self, job: Keeping) -> Option<Done> {
+        match job {
+            Keeping::ReadIn(segment, mapping) => {
+                if let Err(error) = read_in(&mapping) {
+                    // Whoever looks at it reads it himself, or learns what is wrong with it.
+                    tracing::warn!(segment = segment.0, %error, "cannot read a segment in");
+                }
+                Some(Input::ReadIn { segment })
+            }
+            Keeping::Checkpoint { number, bytes, last } => {
+                let is_first = self.writing.as_ref().is_none_or(|(writing, _)| *writing != number);
+                if is_first && !bytes.starts_with(CHECKPOINT_MAGIC) {
+                    // It failed, and this was on its way already.
+                    return None;
+                }
+                Some(match self.write(number, &bytes, last) {
+                    Ok(()) if last.is_none() => Input::CheckpointTaken { number },
+                    Ok(()) => Input::CheckpointWritten { number },
+                    Err(error) => {
+                        tracing::error!(
+                            number, %error,
+                            "cannot write a checkpoint; it is tried again every second. Until then the log grows and nothing in it is \
+                             forgotten: make room, or check the disk (dmesg)"
+                        );
+                        self.writing = None;
+                        self.disk.abandon_checkpoint(number);
+                        Input::CheckpointFailed { number }
+                    }
+                })
+            }
+        }
+    }
+
+    fn write(&mut self, number: u64, bytes: &[u8], last: Option<u64>) -> io::Result<()> {
+        if self.writing.as_ref().is_none_or(|(writing, _)| *writing != number) {
+            self.writing = Some((number, self.disk.begin_checkpoint(number)?));
+        }
+        let Some((_, file)) = &mut self.writing else { return Ok(()) };
+        file.write_all(bytes)?;
+        if let Some(keep_from) = last {
+            self.disk.finish_checkpoint(file, number, keep_from)?;
+            self.writing = None;
+        }
+        Ok(())
     }
 }

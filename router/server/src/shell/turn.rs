@@ -187,14 +187,8 @@ impl Shell {
         self.reap(now);
         self.tell_news(now);
         self.drain_lanes(now);
-        while let Some((segment, mapping)) = self.segments.made() {
-            self.tell(
-                now,
-                match mapping {
-                    Some(mapping) => Input::SegmentReady { segment, mapping },
-                    None => Input::SegmentFailed { segment },
-                },
-            );
+        while let Some(done) = self.segments.done() {
+            self.tell(now, done);
         }
         if self.wake_at_us.is_some_and(|at_us| at_us <= now.mono_us) {
             self.wake_at_us = None;
@@ -439,7 +433,10 @@ impl Shell {
                         self.failed_writes.push(write.id);
                     }
                 },
-                Effect::PrepareSegment(segment) => self.segments.prepare(segment),
+                Effect::PrepareSegment { segment, reuse } => self.segments.prepare(segment, reuse),
+                Effect::RemoveSegment(retired) => self.segments.remove(retired),
+                Effect::Checkpoint { number, bytes, last } => self.segments.checkpoint(number, bytes, last),
+                Effect::ReadIn { segment, mapping } => self.segments.read_in(segment, mapping),
                 Effect::WakeAt { mono_us } => self.wake_at_us = Some(mono_us),
                 Effect::Stopped => {
                     self.stopped = true;
