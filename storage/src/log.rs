@@ -439,15 +439,17 @@ impl Log {
     /// Lets the next batch begin in a new segment, if one is prepared and this one has something in it: so that what is in this
     /// one can be let go.
     pub fn seal(&mut self) {
-        if self.poisoned || self.tail_offset == FIRST_BATCH_OFFSET && !self.gathering {
-            return;
-        }
-        let next = self.tail_segment.next();
-        if self.segments.get(next).is_some() {
+        if self.can_seal() {
             self.close_gathering();
-            self.tail_segment = next;
+            self.tail_segment = self.tail_segment.next();
             self.tail_offset = FIRST_BATCH_OFFSET;
         }
+    }
+
+    /// Whether [`Log::seal`] would do anything.
+    pub fn can_seal(&self) -> bool {
+        let has_something = self.tail_offset > FIRST_BATCH_OFFSET || self.gathering;
+        !self.poisoned && has_something && self.segments.get(self.tail_segment.next()).is_some()
     }
 
     /// Begins a checkpoint of what its owner made of all records before a position: [`Log::position`] as it was when that

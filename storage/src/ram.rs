@@ -157,6 +157,11 @@ impl RamDisk {
         }
     }
 
+    /// The segments that are there.
+    pub fn segments(&self) -> impl Iterator<Item = SegmentId> {
+        self.segments.keys().copied()
+    }
+
     /// All bytes of a segment as they are read now.
     pub fn contents(&self, id: SegmentId) -> Option<Vec<u8>> {
         self.segments.get(&id).map(|segment| segment.memory.all().to_vec())

@@ -217,8 +217,11 @@ impl Shard {
         true
     }
 
-    /// Whether anything happened since both checkpoints that are kept.
+    /// Whether anything happened since both checkpoints that are kept, or is in a segment that can be closed by now.
     fn has_changed(&self) -> bool {
+        if self.log.can_seal() {
+            return true;
+        }
         let position = self.log.position();
         let same = |kept: Option<Checkpoint>| kept.is_some_and(|it| it.position == position);
         !(same(self.log.older_checkpoint()) && same(self.log.newest_checkpoint()))

@@ -17,6 +17,8 @@ pub enum Check {
     Gap,
     /// Everybody acknowledged everything, and something still waits.
     InboxNotEmpty,
+    /// Everybody acknowledged everything, the time is up, and bytes of a message are still on a disk.
+    NotForgotten,
     /// Healed, and yet somebody still waits for something after a bounded time.
     Stuck,
     /// A refusal or a status that the model does not allow.
@@ -31,13 +33,14 @@ pub enum Check {
 
 impl Check {
     /// All of them.
-    pub const ALL: [Check; 11] = [
+    pub const ALL: [Check; 12] = [
         Check::Lost,
         Check::Duplicate,
         Check::Phantom,
         Check::OutOfOrder,
         Check::Gap,
         Check::InboxNotEmpty,
+        Check::NotForgotten,
         Check::Stuck,
         Check::WrongAnswer,
         Check::Credit,
@@ -54,6 +57,7 @@ impl Check {
             Check::OutOfOrder => "out_of_order",
             Check::Gap => "gap",
             Check::InboxNotEmpty => "inbox_not_empty",
+            Check::NotForgotten => "not_forgotten",
             Check::Stuck => "stuck",
             Check::WrongAnswer => "wrong_answer",
             Check::Credit => "credit",

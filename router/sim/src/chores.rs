@@ -10,6 +10,7 @@ use whimbrel_storage::{CHECKPOINT_MAGIC, Retired, SegmentId};
 
 use crate::bottom::Bottom;
 use crate::disk::SimDisk;
+use crate::plant::Plant;
 
 /// Something to be done.
 #[derive(Debug)]
@@ -114,9 +115,15 @@ impl Chores {
         }
         let Some(keep_from) = last else { return Some(Input::CheckpointTaken { number }) };
         let (_, whole) = self.building.take()?;
+        if b.fuse.fires(Plant::CheckpointLost) {
+            return Some(Input::CheckpointWritten { number });
+        }
         Some(match disk.ram.put_checkpoint(number, whole, keep_from) {
             Ok(()) => {
                 b.stats.checkpoints += 1;
+                if b.fuse.fires(Plant::CheckpointSilent) {
+                    return None;
+                }
                 Input::CheckpointWritten { number }
             }
             Err(_) => Input::CheckpointFailed { number },

@@ -1,5 +1,6 @@
 //! The simulated disk of a shard: the storage crate's disk in memory, torn and cut off by chance, with bugs to plant.
 
+use std::collections::HashSet;
 use std::io;
 
 use bytes::Bytes;
@@ -82,6 +83,19 @@ impl SimDisk {
         let sectors = bytes.len() / SECTOR_BYTES as usize;
         let written = if rng.per_mille(700) { sectors } else { rng.index(sectors + 1) };
         self.ram.write_unflushed(write.segment, write.offset as u32, &bytes[..written * SECTOR_BYTES as usize])
+    }
+
+    /// The first segment in which one of these stands.
+    pub(crate) fn find(&self, marks: &HashSet<[u8; 8]>) -> Option<SegmentId> {
+        self.ram.segments().find(|id| {
+            let bytes = self.ram.contents(*id).unwrap_or_default();
+            let pages = bytes.chunks(4096).enumerate().filter(|(_, page)| page.iter().any(|byte| *byte != 0));
+            pages.into_iter().any(|(page, _)| {
+                // Over its end, for one may stand on both sides of it.
+                let end = bytes.len().min((page + 1) * 4096 + 7);
+                bytes[page * 4096..end].windows(8).any(|window| marks.contains(window))
+            })
+        })
     }
 
     /// Power is gone.

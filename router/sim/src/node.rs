@@ -1,9 +1,11 @@
 //! The simulated process: its shards, their lanes, its starts and its ends.
 
+use std::collections::HashSet;
+
 use whimbrel_core::Shard;
 use whimbrel_core::ids::ShardId;
 use whimbrel_core::io::ShardConfig;
-use whimbrel_storage::LogOptions;
+use whimbrel_storage::{LogOptions, SegmentId};
 
 use crate::bottom::Bottom;
 use crate::cell::Cell;
@@ -123,6 +125,11 @@ impl Node {
         self.shared.lanes.is_empty()
             && self.shared.moving.is_empty()
             && self.cells.iter().all(|cell| cell.is_idle() && cell.shard.is_ready())
+    }
+
+    /// The first segment, with its shard, in which one of these stands.
+    pub(crate) fn find_on_disk(&self, marks: &HashSet<[u8; 8]>) -> Option<(ShardId, SegmentId)> {
+        self.cells.iter().find_map(|cell| Some((cell.id, cell.disk.find(marks)?)))
     }
 
     /// Adds what its shards have counted.

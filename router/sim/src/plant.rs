@@ -36,6 +36,10 @@ pub enum Plant {
     LaneDrops,
     /// The ring never tells that a send was taken by the socket.
     WrittenDrops,
+    /// A checkpoint is written and never answered.
+    CheckpointSilent,
+    /// A checkpoint is reported, and is not there after all.
+    CheckpointLost,
 }
 
 /// What is known of a plant.
@@ -47,7 +51,7 @@ struct Facts {
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Plant; 14] = [
+    pub const ALL: [Plant; 16] = [
         Plant::DiskLies,
         Plant::DiskFlips,
         Plant::DiskRots,
@@ -62,6 +66,8 @@ impl Plant {
         Plant::LaneSwaps,
         Plant::LaneDrops,
         Plant::WrittenDrops,
+        Plant::CheckpointSilent,
+        Plant::CheckpointLost,
     ];
 
     /// As `--plant` takes it.
@@ -121,12 +127,16 @@ impl Plant {
             Plant::AckJumps => (
                 "ack-jumps",
                 "a socket raises an acknowledgement of a client by one",
-                &[Check::Gap, Check::Lost, Check::WrongAnswer],
+                &[Check::Gap, Check::Credit, Check::Lost, Check::WrongAnswer],
             ),
             Plant::LaneRepeats => ("lane-repeats", "a lane carries an item twice", &[]),
             Plant::LaneSwaps => ("lane-swaps", "a lane carries two items in the other order", &[]),
             Plant::LaneDrops => ("lane-drops", "a lane loses an item", &[]),
             Plant::WrittenDrops => ("written-drops", "the ring never tells that a send was taken", &[]),
+            Plant::CheckpointSilent => {
+                ("checkpoint-silent", "a checkpoint is written and never answered", &[Check::NotForgotten])
+            }
+            Plant::CheckpointLost => ("checkpoint-lost", "a checkpoint is reported and is not there after all", &[]),
         };
         Facts { name, story, trips }
     }

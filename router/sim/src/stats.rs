@@ -67,6 +67,8 @@ stats! {
     segments_reused,
     /// Segments that were read in before they were looked at.
     read_in,
+    /// Worlds in which everything was forgotten at the end.
+    forgotten_worlds,
     /// Refusals that they heard.
     hostile_refused,
     /// Crashes of the node.

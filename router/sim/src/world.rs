@@ -1,6 +1,10 @@
 //! The world of a run: one node, its clients, those who mean ill, and what breaks. One thing happens at a time; chance says
 //! which of those that are due. After the steps all faults end, and the world has to come to rest in bounded time.
 
+use std::collections::HashSet;
+
+use whimbrel_core::limits::MS;
+
 use crate::bottom::Bottom;
 use crate::check::{Check, Violation};
 use crate::client::Client;
@@ -21,6 +25,12 @@ const REST_WITHIN_US: u64 = 400_000_000;
 
 /// Things that may happen in that time; more means that it turns in circles.
 const REST_WITHIN_THINGS: u64 = 1_000_000;
+
+/// Longer times to forget are not waited for.
+const FORGETS_WITHIN_US: u64 = 400 * MS;
+
+/// What is confirmed by the members' partitions is committed by then, so that an outbox lets go of it.
+const CONFIRMED_US: u64 = 1_500 * MS;
 
 /// So long nothing may be under way or delivered before the world counts as at rest: longer than any retry within the node.
 const QUIET_US: u64 = 2_500_000;
@@ -98,7 +108,36 @@ impl World {
         self.heal();
         self.come_to_rest()?;
         self.model.complete()?;
-        self.restart_and_look()
+        self.restart_and_look()?;
+        self.forget()
+    }
+
+    /// Once everybody has everything and the time is up, no byte of a message is on any disk. Where that time is minutes nobody
+    /// waits for it.
+    fn forget(&mut self) -> Result<(), Violation> {
+        let forget_after_us = self.b.weather.bounds.forget_after_us;
+        if forget_after_us > FORGETS_WITHIN_US {
+            return Ok(());
+        }
+        let until_us = self.b.now_us + forget_after_us + CONFIRMED_US;
+        for _ in 0..REST_WITHIN_THINGS {
+            if self.b.now_us >= until_us {
+                break;
+            }
+            self.happen()?;
+        }
+        let marks: HashSet<[u8; 8]> =
+            self.model.messages.iter().filter_map(|message| message.payload.get(8..16)?.try_into().ok()).collect();
+        let Some(node) = &self.node else { return Ok(()) };
+        self.b.stats.forgotten_worlds += 1;
+        match node.find_on_disk(&marks) {
+            None => Ok(()),
+            Some((shard, segment)) => {
+                let text =
+                    format!("bytes of a message are in segment {segment} of shard {shard}, and nobody waits for it");
+                Err(Violation::new(Check::NotForgotten, text))
+            }
+        }
     }
 
     /// What happened, and how often the planted bug fired.
