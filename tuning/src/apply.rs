@@ -175,9 +175,9 @@ fn step(planned: &Planned, change: impl FnOnce(&[Target]) -> (Fate, String)) -> 
             let shown_target = targets.iter().find(|target| !target.met).or(targets.first());
             let (fate, note) = change(targets);
             if let Some(target) = shown_target {
-                step.before = shown(chosen(&target.current));
+                step.before = target.current_text(planned.setting.known);
                 let is_new = matches!(fate, Fate::Changed | Fate::Planned);
-                step.now = if is_new { shown(&target.write) } else { step.before.clone() };
+                step.now = if is_new { target.write_text(planned.setting.known) } else { step.before.clone() };
             }
             (step.fate, step.note, step.places) = (fate, note, targets.len());
         }

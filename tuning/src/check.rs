@@ -8,7 +8,7 @@ use crate::machine::Machine;
 use crate::plan::{Found, Planned, plan};
 use crate::profile::Profile;
 use crate::table::Severity;
-use crate::value::{chosen, shown};
+use crate::value::shown;
 
 /// How a setting stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -80,7 +80,7 @@ fn checked(profile: &str, planned: &Planned) -> Checked {
     let (standing, current, remedy) = match &planned.found {
         Found::Targets(targets) => {
             let worst = targets.iter().find(|target| !target.met);
-            let shown = worst.or(targets.first()).map(|target| shown(chosen(&target.current)));
+            let shown = worst.or(targets.first()).map(|target| target.current_text(planned.setting.known));
             (standing(worst.is_none()), shown.unwrap_or_default(), apply)
         }
         Found::Service { current, met } => {

@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 
 use crate::machine::Machine;
-use crate::persist::service_lines;
+use crate::persist::service_line;
 use crate::plan::{Found, Place, Planned};
 use crate::profile::{Profile, Setting};
 use crate::table::{Means, Rule};
@@ -90,11 +90,11 @@ pub fn systemd(profile: &Profile) -> String {
         "# /etc/systemd/system/whimbrel.service.d/60-whimbrel-{name}.conf, then: systemctl daemon-reload\n# The sysctls go to \
          /etc/sysctl.d/60-whimbrel-{name}.conf: whimbrel-tune export sysctl.d {name}\n"
     );
-    text.push_str(&left_out(profile, |key| !service_lines(key, "max").is_empty()));
+    text.push_str(&left_out(profile, |key| service_line(key, "max").is_some()));
     text.push_str("[Service]\n");
     for setting in &profile.settings {
-        for line in service_lines(&setting.key, &setting.value) {
-            let _ = writeln!(text, "{line}");
+        if let Some((name, value)) = service_line(&setting.key, &setting.value) {
+            let _ = writeln!(text, "{name}{value}");
         }
     }
     text
@@ -109,7 +109,7 @@ pub fn ansible(machine: &Machine, profile: &Profile) -> String {
          {}---\n- name: Sysctls of whimbrel's profile {name}\n  ansible.posix.sysctl:\n    name: \"{{{{ item.name }}}}\"\n    value: \
          \"{{{{ item.value }}}}\"\n    sysctl_file: /etc/sysctl.d/60-whimbrel-{name}.conf\n    sysctl_set: true\n    # A key that \
          the machine does not have is no failure.\n    ignoreerrors: true\n  loop:\n",
-        left_out(profile, |key| !service_lines(key, "max").is_empty())
+        left_out(profile, |key| service_line(key, "max").is_some())
     );
     for (key, value) in sysctls(machine, profile) {
         let _ = writeln!(text, "    - {{ name: {key}, value: \"{value}\" }}");

@@ -40,42 +40,69 @@ pub struct Kept {
     pub left_out: Vec<(String, String)>,
 }
 
+/// A line, and its beginning up to the value: a line of an earlier run that begins alike gives way to it.
+struct Line {
+    identity: String,
+    value: String,
+}
+
 /// Lines for each file.
 #[derive(Default)]
 struct Lines {
-    sysctl: Vec<String>,
-    tmpfiles: Vec<String>,
-    udev: Vec<String>,
-    limits: Vec<String>,
-    service: Vec<String>,
-    modprobe: Vec<String>,
+    sysctl: Vec<Line>,
+    tmpfiles: Vec<Line>,
+    udev: Vec<Line>,
+    limits: Vec<Line>,
+    service: Vec<Line>,
+    modprobe: Vec<Line>,
     left_out: Vec<(String, String)>,
 }
 
-/// The files for what was planned.
+/// Who reads a file, and when what it says counts.
+const SYSCTL: (&str, &str) =
+    ("/etc/sysctl.d/60-whimbrel.conf", "systemd-sysctl or `sysctl --system`, at each start of the machine");
+const TMPFILES: (&str, &str) = ("/etc/tmpfiles.d/60-whimbrel.conf", "systemd-tmpfiles, at each start of the machine");
+const UDEV: (&str, &str) = ("/etc/udev/rules.d/90-whimbrel.rules", "udev, when the device comes up");
+const LIMITS: (&str, &str) = ("/etc/security/limits.d/60-whimbrel.conf", "pam_limits, at the next login");
+const SERVICE: (&str, &str) = (
+    "/etc/systemd/system/whimbrel.service.d/60-whimbrel.conf",
+    "systemd, after `systemctl daemon-reload` and at the next start of whimbrel.service",
+);
+const MODPROBE: (&str, &str) = ("/etc/modprobe.d/60-whimbrel.conf", "modprobe, when the module is loaded");
+
+/// Where else a unit's limits may be said: what is higher there stays.
+const UNITS: [&str; 3] = [
+    "/etc/systemd/system/whimbrel.service",
+    "/usr/lib/systemd/system/whimbrel.service",
+    "/lib/systemd/system/whimbrel.service",
+];
+const DROP_INS: &str = "/etc/systemd/system/whimbrel.service.d";
+
+const HEAD: &str = "# Written by `whimbrel-tune apply --persist`; `whimbrel-tune revert` takes it back.";
+
+/// The files for what was planned. What an earlier run wrote of other keys stays in them.
 #[must_use]
-pub fn files(machine: &Machine, profile: &str, plan: &[Planned]) -> Kept {
+pub fn files(machine: &Machine, plan: &[Planned]) -> Kept {
     let mut lines = Lines::default();
     for planned in plan {
         match &planned.found {
             Found::Targets(targets) => targets.iter().for_each(|target| lines.target(planned, target)),
             Found::Service { current, .. } => lines.service(machine, planned, current),
-            Found::Missing(_) => {}
-            Found::Advice { met: true, .. } => {}
+            Found::Missing(_) | Found::Advice { met: true, .. } => {}
             Found::Advice { remedy, .. } => lines.left_out.push((planned.setting.key.clone(), remedy.clone())),
             Found::Unreadable(why) => lines.left_out.push((planned.setting.key.clone(), why.clone())),
         }
     }
-    lines.files(profile)
+    lines.files(machine)
 }
 
 impl Lines {
     fn target(&mut self, planned: &Planned, target: &Target) {
         let (key, value) = (&planned.setting.key, shown(&target.write));
         match (&target.place, planned.setting.known.means) {
-            (Place::File(_), Means::Sysctl) => self.sysctl.push(format!("{key} = {value}")),
+            (Place::File(_), Means::Sysctl) => self.sysctl.push(Line { identity: format!("{key} = "), value }),
             (Place::File(_), Means::Module(module, name)) => {
-                self.modprobe.push(format!("options {module} {name}={value}"))
+                self.modprobe.push(Line { identity: format!("options {module} {name}="), value });
             }
             (Place::File(_), Means::IrqAffinity) => {
                 let why = "numbers of interrupts change from start to start: apply it again at each".to_owned();
@@ -83,60 +110,84 @@ impl Lines {
                     self.left_out.push((key.clone(), why));
                 }
             }
-            (Place::File(path), Means::Scheduler | Means::Queues(_)) => {
-                let subsystem = if path.starts_with("/sys/block/") { "block" } else { "net" };
-                let (device, attribute) = match subsystem {
-                    "block" => (path.split('/').nth(3), path.splitn(5, '/').nth(4)),
-                    _ => (path.split('/').nth(4), path.splitn(6, '/').nth(5)),
-                };
-                if let (Some(device), Some(attribute)) = (device, attribute) {
-                    self.udev.push(format!("{}, ATTR{{{attribute}}}=\"{value}\"", udev_match(subsystem, device)));
-                }
-            }
-            (Place::File(path), _) => self.tmpfiles.push(format!("w {path} - - - - {value}")),
+            (Place::File(path), Means::Scheduler) => self.udev_attribute("block", path, "/sys/block/", value),
+            (Place::File(path), Means::Queues(_)) => self.udev_attribute("net", path, "/sys/class/net/", value),
+            (Place::File(path), _) => self.tmpfiles.push(Line { identity: format!("w {path} - - - - "), value }),
             (Place::Ring(nic, direction), _) => {
-                let run = format!("/usr/sbin/ethtool -G {nic} {direction} {value}");
-                self.udev.push(format!("{}, RUN+=\"{run}\"", udev_match("net", nic)));
+                let identity = format!("{}, RUN+=\"/usr/sbin/ethtool -G {nic} {direction} ", udev_match("net", nic));
+                self.udev.push(Line { identity, value: format!("{value}\"") });
             }
         }
     }
 
+    /// A file of a device, such as `/sys/block/DEVICE/ATTRIBUTE`.
+    fn udev_attribute(&mut self, subsystem: &str, path: &str, folder: &str, value: String) {
+        if let Some((device, attribute)) = path.strip_prefix(folder).and_then(|rest| rest.split_once('/')) {
+            let identity = format!("{}, ATTR{{{attribute}}}=", udev_match(subsystem, device));
+            self.udev.push(Line { identity, value: format!("\"{value}\"") });
+        }
+    }
+
     fn service(&mut self, machine: &Machine, planned: &Planned, current: &str) {
-        let (key, value) = (&planned.setting.key, write_for(planned.setting.known, current, &planned.wanted));
+        let (key, known) = (&planned.setting.key, planned.setting.known);
+        let Some(name) = service_name(key) else { return };
+        let said = said_of_unit(machine, name)
+            .into_iter()
+            .map(|said| if said == "infinity" { "unlimited".into() } else { said });
+        let value = said
+            .chain([current.to_owned()])
+            .fold(planned.wanted.clone(), |most, other| write_for(known, &other, &most));
         if key == "limit.nofile"
             && let Some(why) = more_than_permitted(machine, &value)
         {
             self.left_out.push((key.clone(), why));
             return;
         }
-        self.service.extend(service_lines(key, &value));
-        self.limits.extend(limit_lines(key, &value));
+        if key == "limit.nofile" {
+            // `*` is everybody but root. Locked memory of everybody is nothing to give away.
+            self.limits.extend(
+                ["* - nofile ", "root - nofile "].map(|line| Line { identity: line.into(), value: value.clone() }),
+            );
+        }
+        if let Some((identity, value)) = service_line(key, &value) {
+            self.service.push(Line { identity, value });
+        }
     }
 
-    fn files(self, profile: &str) -> Kept {
-        let head =
-            format!("# Written by `whimbrel-tune apply {profile} --persist`; `whimbrel-tune revert` takes it back.\n");
-        let mut files = Vec::new();
-        let mut file = |path: String, lines: &[String], before: &str, reader| {
-            if !lines.is_empty() {
-                files.push(NewFile { path, text: format!("{head}{before}{}\n", lines.join("\n")), reader });
-            }
+    fn files(self, machine: &Machine) -> Kept {
+        let all = [
+            (SYSCTL, self.sysctl, ""),
+            (TMPFILES, self.tmpfiles, ""),
+            (UDEV, self.udev, ""),
+            (LIMITS, self.limits, ""),
+            (SERVICE, self.service, "[Service]\n"),
+            (MODPROBE, self.modprobe, ""),
+        ];
+        let file = |((path, reader), lines, section): ((&str, &'static str), Vec<Line>, &str)| {
+            let before = machine.read(path).unwrap_or_default();
+            let stays = |line: &&str| {
+                let is_ours = *line == HEAD || section.trim_end() == *line;
+                !is_ours && !lines.iter().any(|new| line.starts_with(&new.identity))
+            };
+            let mut kept: Vec<String> = before.lines().filter(stays).map(ToOwned::to_owned).collect();
+            kept.extend(lines.iter().map(|line| format!("{}{}", line.identity, line.value)));
+            let text = format!("{HEAD}\n{section}{}\n", kept.join("\n"));
+            (!lines.is_empty()).then(|| NewFile { path: path.to_owned(), text, reader })
         };
-        let sysctl = "systemd-sysctl or `sysctl --system`, at each start of the machine";
-        file(format!("/etc/sysctl.d/60-whimbrel-{profile}.conf"), &self.sysctl, "", sysctl);
-        let tmpfiles = "systemd-tmpfiles, at each start of the machine";
-        file(format!("/etc/tmpfiles.d/60-whimbrel-{profile}.conf"), &self.tmpfiles, "", tmpfiles);
-        let udev = "udev, when the device comes up";
-        file(format!("/etc/udev/rules.d/90-whimbrel-{profile}.rules"), &self.udev, "", udev);
-        let limits = "pam_limits, at the next login";
-        file(format!("/etc/security/limits.d/60-whimbrel-{profile}.conf"), &self.limits, "", limits);
-        let service = "systemd, after `systemctl daemon-reload` and at the next start of whimbrel.service";
-        let path = format!("/etc/systemd/system/whimbrel.service.d/60-whimbrel-{profile}.conf");
-        file(path, &self.service, "[Service]\n", service);
-        let modprobe = "modprobe, when the module is loaded";
-        file(format!("/etc/modprobe.d/60-whimbrel-{profile}.conf"), &self.modprobe, "", modprobe);
-        Kept { files, left_out: self.left_out }
+        Kept { files: all.into_iter().filter_map(file).collect(), left_out: self.left_out }
     }
+}
+
+/// What the unit and its drop-ins say of a limit.
+fn said_of_unit(machine: &Machine, name: &str) -> Vec<String> {
+    let drop_ins = machine.names(DROP_INS).into_iter().map(|file| format!("{DROP_INS}/{file}"));
+    let texts = UNITS.into_iter().map(ToOwned::to_owned).chain(drop_ins).filter_map(|path| machine.read(&path).ok());
+    let values = |text: String| {
+        let lines = text.lines().filter_map(|line| line.trim().strip_prefix(name)?.strip_prefix('='));
+        // SOFT:HARD, or both in one.
+        lines.map(|value| value.rsplit(':').next().unwrap_or_default().trim().to_owned()).collect::<Vec<_>>()
+    };
+    texts.flat_map(values).filter(|value| value == "infinity" || value.parse::<u64>().is_ok()).collect()
 }
 
 fn udev_match(subsystem: &str, device: &str) -> String {
@@ -153,31 +204,28 @@ fn more_than_permitted(machine: &Machine, value: &str) -> Option<String> {
     (asked > most).then(why)
 }
 
-/// What systemd has for a limit or a control group's setting.
-#[must_use]
-pub fn service_lines(key: &str, value: &str) -> Vec<String> {
-    let endless = if matches!(value, "unlimited" | "max") { "infinity" } else { value };
+/// What systemd calls a limit or a control group's setting.
+fn service_name(key: &str) -> Option<&'static str> {
     match key {
-        "limit.nofile" => vec![format!("LimitNOFILE={endless}")],
-        "limit.memlock" => vec![format!("LimitMEMLOCK={endless}")],
-        // An assignment of nothing takes back what other files said.
-        "cgroup.cpu.max" if endless == "infinity" => vec!["CPUQuota=".to_owned()],
-        "cgroup.memory.high" => vec![format!("MemoryHigh={endless}")],
-        _ => Vec::new(),
+        "limit.nofile" => Some("LimitNOFILE"),
+        "limit.memlock" => Some("LimitMEMLOCK"),
+        "cgroup.cpu.max" => Some("CPUQuota"),
+        "cgroup.memory.high" => Some("MemoryHigh"),
+        _ => None,
     }
 }
 
-fn limit_lines(key: &str, value: &str) -> Vec<String> {
-    let (item, value) = match key {
-        "limit.nofile" => ("nofile", value.to_owned()),
-        // Here in KiB.
-        "limit.memlock" => {
-            ("memlock", value.parse::<u64>().map_or(value.to_owned(), |bytes| (bytes / 1024).to_string()))
-        }
-        _ => return Vec::new(),
-    };
-    // `*` is everybody but root.
-    ["*", "root"].map(|who| format!("{who} - {item} {value}")).to_vec()
+/// The line of a unit for it: up to the value, and the value.
+#[must_use]
+pub fn service_line(key: &str, value: &str) -> Option<(String, String)> {
+    let identity = format!("{}=", service_name(key)?);
+    match (key, value) {
+        // An assignment of nothing takes back what other files said.
+        ("cgroup.cpu.max", "max") => Some((identity, String::new())),
+        ("cgroup.cpu.max", _) => None,
+        (_, "unlimited" | "max") => Some((identity, "infinity".to_owned())),
+        (_, value) => Some((identity, value.to_owned())),
+    }
 }
 
 /// Writes the files; what was there goes into the journal first. Returns those that could not be written, and why.

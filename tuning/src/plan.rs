@@ -343,16 +343,21 @@ pub fn ring_sizes(text: &str, direction: &str) -> Option<(u64, u64)> {
     Some((sizes.next()?, sizes.next()?))
 }
 
-impl Planned {
-    /// Whether nothing is left to do: it is met, or cannot be because it does not exist here.
+impl Target {
+    /// What stands there, for a person.
     #[must_use]
-    pub fn is_settled(&self) -> bool {
-        match &self.found {
-            Found::Targets(targets) => targets.iter().all(|target| target.met),
-            Found::Service { met, .. } | Found::Advice { met, .. } => *met,
-            Found::Missing(_) => true,
-            Found::Unreadable(_) => false,
+    pub fn current_text(&self, known: &Known) -> String {
+        match (known.means, self.current.trim()) {
+            (Means::IdleStates, "0") => "slower ones on".to_owned(),
+            (Means::IdleStates, _) => "slower ones off".to_owned(),
+            _ => shown(chosen(&self.current)),
         }
+    }
+
+    /// What would be written, for a person.
+    #[must_use]
+    pub fn write_text(&self, known: &Known) -> String {
+        Target { current: self.write.clone(), ..self.clone() }.current_text(known)
     }
 }
 

@@ -46,7 +46,7 @@ pub(super) fn apply(place: &PlaceArgs, args: &ApplyArgs) -> anyhow::Result<ExitC
     let mut outcome = Outcome::default();
     if args.dry_run {
         outcome.steps = preview(&planned);
-        outcome.kept = args.persist.then(|| files_of(&machine, &profile.name, &planned));
+        outcome.kept = args.persist.then(|| files_of(&machine, &planned));
     } else {
         outcome = apply_for_real(place, &profile, &planned, args.persist)?;
     }
@@ -88,7 +88,7 @@ fn apply_for_real(place: &PlaceArgs, profile: &Profile, planned: &[Planned], per
     let mut outcome = Outcome { steps, ..Outcome::default() };
     if persist {
         // Planned anew: what was raised now bounds what a file may say.
-        let kept = files_of(&machine, &profile.name, &plan(&machine, profile, &place.data));
+        let kept = files_of(&machine, &plan(&machine, profile, &place.data));
         outcome.failed_files = write_files(&machine, &kept.files, &mut journal)?;
         outcome.kept = Some(kept);
     }
