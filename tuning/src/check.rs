@@ -62,7 +62,7 @@ pub struct ProfileState {
 #[must_use]
 pub fn check(machine: &Machine, profile: &Profile, data: &str) -> ProfileState {
     let plan = plan(machine, profile, data);
-    let settings: Vec<Checked> = plan.iter().map(|planned| checked(&profile.name, planned)).collect();
+    let settings: Vec<Checked> = plan.iter().map(|planned| checked(&profile.named, planned)).collect();
     let count = |standing| settings.iter().filter(|checked| checked.standing == standing).count();
     let short = count(Standing::Short) + count(Standing::Unreadable);
     ProfileState {

@@ -58,6 +58,9 @@ pub struct Setting {
 pub struct Profile {
     /// Its name.
     pub name: String,
+    /// How a command names it: its name, or the path of its file.
+    #[serde(skip)]
+    pub named: String,
     /// What it is for, in a sentence.
     pub title: String,
     /// Its settings: sysctls first, each part in the order of its file.
@@ -235,7 +238,8 @@ fn parse(
         }
     }
     let title = conf.lines().next().unwrap_or_default().trim_start_matches(['#', ';', ' ']);
-    Ok(Profile { name: name.to_owned(), title: title.to_owned(), settings, conf: conf.to_owned() })
+    let named = if conf_origin.contains('/') { conf_origin } else { name }.to_owned();
+    Ok(Profile { name: name.to_owned(), named, title: title.to_owned(), settings, conf: conf.to_owned() })
 }
 
 /// The last line says how many settings there are: a file that was cut between two of them is found too.

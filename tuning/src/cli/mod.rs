@@ -49,7 +49,7 @@ struct PlaceArgs {
     #[arg(long, value_name = "DIR", global = true)]
     profiles: Option<PathBuf>,
     /// Where the journal of what was changed is kept
-    #[arg(long, value_name = "DIR", global = true, default_value = state::DIRECTORY, env = "WHIMBREL_TUNE_STATE")]
+    #[arg(long, value_name = "DIR", global = true, default_value = state::DIRECTORY)]
     state: PathBuf,
     /// The tree with /proc, /sys and /etc
     #[arg(long, value_name = "DIR", global = true, default_value = "/", hide = true)]
@@ -138,7 +138,7 @@ struct VerifyArgs {
     #[arg(long, value_name = "SCENARIO")]
     bench: Option<String>,
     /// How often it is measured with and without
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(2..=100))]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(3..=100))]
     rounds: u32,
     /// Measured seconds of each run of the bench [default: what the scenario says]
     #[arg(long, value_name = "N", requires = "bench")]

@@ -158,7 +158,7 @@ impl Machine {
     pub(crate) fn command(&self, words: &str) -> Command {
         let mut command = Command::new(PROGRAM);
         command.arg("--root").arg(self.directory.path()).args(words.split(' '));
-        command.env_remove("WHIMBREL_DATA").env_remove("WHIMBREL_TUNE_STATE");
+        command.env_remove("WHIMBREL_DATA");
         command
     }
 
