@@ -73,16 +73,15 @@ fn text(report: &Report) -> String {
     for (key, why) in &report.not_taken {
         let _ = writeln!(text, "\nnot measured here: {key}: {why}");
     }
-    let _ = writeln!(text, "\n{}", summary(&report.figures));
+    let said = summary(&report.figures);
+    let _ = writeln!(text, "\n{}{said}", if report.null { "by chance alone: " } else { "" });
     text
 }
 
 fn row(figure: &Compared) -> Vec<String> {
     let (low, high) = figure.interval;
-    let (change, interval) = match figure.change_percent {
-        Some(change) => (format!("{change:+.1} %"), format!("{low:+.1} to {high:+.1} %")),
-        None => (format!("{:+.1}", figure.with_median - figure.without_median), format!("{low:+.1} to {high:+.1}")),
-    };
+    let change = format!("{:+.1} %", figure.change_percent);
+    let interval = format!("{low:+.1} to {high:+.1} %");
     let verdict = match figure.verdict {
         Verdict::Better => "better",
         Verdict::Worse => "worse",
@@ -112,8 +111,8 @@ fn summary(figures: &[Compared]) -> String {
     let (better, worse) = (names(Verdict::Better), names(Verdict::Worse));
     match (better.is_empty(), worse.is_empty()) {
         (true, true) => "no effect measured here".to_owned(),
-        (false, true) => format!("it helps here: {better}"),
-        (true, false) => format!("it hurts here: {worse}"),
+        (false, true) => format!("better here: {better}"),
+        (true, false) => format!("worse here: {worse}"),
         (false, false) => format!("better here: {better}; worse here: {worse}"),
     }
 }

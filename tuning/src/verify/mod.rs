@@ -160,7 +160,14 @@ impl Verify {
         if side == Side::With && !self.null {
             self.revert()?;
         }
-        Ok((measured?, growth, steps))
+        let mut figures = measured?;
+        figures.extend(growth.iter().map(|(name, value)| bench::Figure {
+            name: (*name).to_owned(),
+            unit: "",
+            less_is_better: true,
+            value: *value as f64,
+        }));
+        Ok((figures, growth, steps))
     }
 
     fn apply(&self) -> anyhow::Result<Vec<Step>> {
@@ -197,7 +204,7 @@ fn take(probe: &Probe) -> anyhow::Result<bench::Figure> {
     Ok(bench::Figure { name, unit: probe.unit, less_is_better: probe.less_is_better, value })
 }
 
-/// Figures that every run has.
+/// Figures that every run has, without those that are 0 throughout.
 fn pairs(without: &[Figures], with: &[Figures]) -> Vec<Pairs> {
     let Some(first) = without.first() else { return Vec::new() };
     let of = |runs: &[Figures], name: &str| -> Option<Vec<f64>> {
@@ -212,7 +219,8 @@ fn pairs(without: &[Figures], with: &[Figures]) -> Vec<Pairs> {
             with: of(with, &figure.name)?,
         })
     };
-    first.iter().filter_map(pair).collect()
+    let tells = |pairs: &Pairs| pairs.without.iter().chain(&pairs.with).any(|&figure| figure != 0.0);
+    first.iter().filter_map(pair).filter(tells).collect()
 }
 
 /// A signal ends the run after the measurement that is on the way, with nothing left applied.

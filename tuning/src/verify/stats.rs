@@ -34,9 +34,9 @@ pub(crate) struct Compared {
     pub(crate) without_median: f64,
     /// Median of the rounds.
     pub(crate) with_median: f64,
-    /// Change in per cent: the mean over the pairs. None where a figure is 0.
-    pub(crate) change_percent: Option<f64>,
-    /// Its interval: `change_percent`'s, or of the plain difference where that is none.
+    /// Change in per cent, the mean over the pairs; of each figure plus 1 where one of them is 0.
+    pub(crate) change_percent: f64,
+    /// Its interval.
     pub(crate) interval: (f64, f64),
     /// What that says.
     pub(crate) verdict: Verdict,
@@ -59,12 +59,12 @@ pub(crate) fn compare(all: Vec<Pairs>) -> Vec<Compared> {
 
 fn compare_one(pairs: Pairs, confidence: f64) -> Compared {
     let Pairs { name, unit, less_is_better, without, with } = pairs;
-    let is_positive = without.iter().chain(&with).all(|&figure| figure > 0.0);
-    let changes: Vec<f64> =
-        without.iter().zip(&with).map(|(a, b)| if is_positive { (b / a).ln() } else { b - a }).collect();
+    // A counter that is 0 now and then is counted from 1, so that a share can be named.
+    let from = if without.iter().chain(&with).all(|&figure| figure > 0.0) { 0.0 } else { 1.0 };
+    let changes: Vec<f64> = without.iter().zip(&with).map(|(a, b)| ((b + from) / (a + from)).ln()).collect();
     let (mean, half) = mean_and_half_width(&changes, confidence);
-    let shown = |change: f64| if is_positive { change.exp_m1() * 100.0 } else { change };
-    let interval = (shown(mean - half), shown(mean + half));
+    let percent = |change: f64| change.exp_m1() * 100.0;
+    let interval = (percent(mean - half), percent(mean + half));
     let verdict = match (interval.0 > 0.0, interval.1 < 0.0) {
         (true, _) if less_is_better => Verdict::Worse,
         (true, _) => Verdict::Better,
@@ -75,7 +75,7 @@ fn compare_one(pairs: Pairs, confidence: f64) -> Compared {
     Compared {
         without_median: median(&without),
         with_median: median(&with),
-        change_percent: is_positive.then_some(shown(mean)),
+        change_percent: percent(mean),
         name,
         unit,
         without,
@@ -170,7 +170,7 @@ mod tests {
         let lower = [89.0, 93.0, 88.0, 90.0, 91.0];
         let found = verdict(true, &noise, &lower);
         assert_eq!(found.verdict, Verdict::Better);
-        assert!(found.interval.0 < found.change_percent.unwrap() && found.change_percent.unwrap() < found.interval.1);
+        assert!(found.interval.0 < found.change_percent && found.change_percent < found.interval.1);
         assert_eq!(verdict(false, &noise, &lower).verdict, Verdict::Worse);
         assert_eq!(verdict(true, &noise, &[101.0, 98.0, 103.0, 96.0, 102.0]).verdict, Verdict::NoEffect);
     }
@@ -180,6 +180,12 @@ mod tests {
         assert_eq!(verdict(false, &[4097.0; 3], &[8000.0; 3]).verdict, Verdict::Better);
         assert_eq!(verdict(false, &[4097.0; 3], &[4097.0; 3]).verdict, Verdict::NoEffect);
         assert_eq!(verdict(true, &[0.0; 3], &[5.0; 3]).verdict, Verdict::Worse);
+    }
+
+    #[test]
+    fn a_counter_that_stays_0_with_is_an_effect_and_a_rare_one_is_not() {
+        assert_eq!(verdict(true, &[458.0, 120.0, 710.0, 64.0, 335.0], &[0.0; 5]).verdict, Verdict::Better);
+        assert_eq!(verdict(true, &[1.0, 0.0, 0.0, 1.0, 2.0], &[0.0, 1.0, 0.0, 0.0, 1.0]).verdict, Verdict::NoEffect);
     }
 
     #[test]
