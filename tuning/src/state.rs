@@ -125,11 +125,16 @@ pub struct Noted {
     pub record: Record,
 }
 
+/// A length of the journal.
+#[derive(Clone, Copy, Debug)]
+pub struct Mark(u64);
+
 /// The journal, open and locked.
 #[derive(Debug)]
 pub struct Journal {
     directory: PathBuf,
     file: File,
+    length: u64,
     noted: Vec<Noted>,
     _lock: File,
 }
@@ -141,7 +146,7 @@ impl Journal {
     /// It cannot be made or read, or somebody else has it open.
     pub fn open(directory: &Path) -> Result<Journal, StateError> {
         let wrap = |source| StateError::Io { directory: directory.to_owned(), source };
-        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(wrap)?;
+        DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(wrap)?;
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(directory.join(LOCK));
         let lock = lock.map_err(wrap)?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
@@ -163,7 +168,7 @@ impl Journal {
             sync_directory(above).map_err(wrap)?;
         }
         let noted = parse(&text[..whole], &path)?;
-        Ok(Journal { directory: directory.to_owned(), file, noted, _lock: lock })
+        Ok(Journal { directory: directory.to_owned(), file, length: whole as u64, noted, _lock: lock })
     }
 
     /// Notes that an `apply` of this profile begins.
@@ -199,9 +204,10 @@ impl Journal {
         let line = serde_json::to_string(&noted.record).map_err(io::Error::other);
         let written = line.and_then(|line| {
             self.file.write_all(format!("{line}\n").as_bytes())?;
-            self.file.sync_data()
+            self.file.sync_data()?;
+            Ok(line.len() as u64 + 1)
         });
-        written.map_err(|source| StateError::Io { directory: self.directory.clone(), source })?;
+        self.length += written.map_err(|source| StateError::Io { directory: self.directory.clone(), source })?;
         self.noted.push(noted);
         Ok(())
     }
@@ -212,27 +218,22 @@ impl Journal {
         &self.noted
     }
 
-    /// How many records there are, for [`Journal::forget_since`].
+    /// How long it is now, for [`Journal::forget_since`].
     #[must_use]
-    pub fn mark(&self) -> usize {
-        self.noted.len()
+    pub fn mark(&self) -> Mark {
+        Mark(self.length)
     }
 
     /// Forgets what was noted since: all of that is undone, or was never done.
     ///
     /// # Errors
     /// It could not be written.
-    pub fn forget_since(mut self, mark: usize) -> Result<(), StateError> {
-        if mark == 0 {
+    pub fn forget_since(self, mark: Mark) -> Result<(), StateError> {
+        if mark.0 == 0 {
             return self.finish();
         }
-        let wrap = |source| StateError::Io { directory: self.directory.clone(), source };
-        let kept =
-            self.noted[..mark].iter().map(|noted| serde_json::to_string(&noted.record).map(|line| line.len() + 1));
-        let kept: usize = kept.sum::<Result<_, _>>().map_err(|error| wrap(io::Error::other(error)))?;
-        self.file.set_len(kept as u64).and_then(|()| self.file.sync_all()).map_err(wrap)?;
-        self.noted.truncate(mark);
-        Ok(())
+        let cut = self.file.set_len(mark.0).and_then(|()| self.file.sync_all());
+        cut.map_err(|source| StateError::Io { directory: self.directory.clone(), source })
     }
 
     /// Removes the journal: what it told of is undone.

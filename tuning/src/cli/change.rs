@@ -5,6 +5,7 @@
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
+use anyhow::bail;
 use serde_json::json;
 use whimbrel_tune::apply::{ApplyError, Fate, Step, apply as apply_plan, preview};
 use whimbrel_tune::export::script;
@@ -170,8 +171,14 @@ fn step_row(step: &Step) -> Vec<String> {
 
 pub(super) fn revert(place: &PlaceArgs) -> anyhow::Result<ExitCode> {
     let applied = whimbrel_tune::state::applied(&place.state())?;
-    let reversals =
-        if applied.is_empty() { Vec::new() } else { revert_all(&place.machine(), Journal::open(&place.state())?)? };
+    let reversals = if applied.is_empty() {
+        Vec::new()
+    } else {
+        match Journal::open(&place.state()) {
+            Err(error) if error.is_denied() => bail!("{error}: run it with sudo"),
+            journal => revert_all(&place.machine(), journal?)?,
+        }
+    };
     let failed = reversals.iter().any(|reversal| reversal.undone == Undone::Failed);
     if place.json {
         print_json(&json!({ "profiles": applied, "places": reversals }))?;

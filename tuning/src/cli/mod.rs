@@ -23,12 +23,12 @@ use output::{StdoutClosed, Usage};
 
 const EXAMPLES: &str = "\
 Examples:
-  whimbrel-tune recommend --connections 1000000   which profile and which cores fit this machine
-  whimbrel-tune check latency                     what of it is not met here
-  whimbrel-tune apply latency --dry-run           what would be changed
-  sudo whimbrel-tune apply latency --persist      change it, now and after each restart
-  sudo whimbrel-tune revert                       put back what was there before
-  sudo whimbrel-tune verify latency --bench pairs whether it helps here
+  whimbrel-tune recommend --connections 1000000    which profile and which cores fit this machine
+  whimbrel-tune check latency                      what of it is not met here
+  whimbrel-tune apply latency --dry-run            what would be changed
+  sudo whimbrel-tune apply latency --persist       change it, now and after each restart
+  sudo whimbrel-tune revert                        put back what was there before
+  sudo whimbrel-tune verify latency --bench pairs  whether it helps here
 
 Exit codes: 0 done, 1 something is left to do, 2 wrong usage or a bad profile (nothing was changed).";
 

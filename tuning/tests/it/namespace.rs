@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -241,6 +242,16 @@ fn without_root_there_is_a_script() {
         assert_eq!(done.code, Some(1), "{done:?}");
         assert!(done.out.contains("denied (warning)  net.core.somaxconn") && done.out.contains("sudo"), "{}", done.out);
         assert_eq!(values(), before);
+        // What root applied others may see, and not revert.
+        let open = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(inside.directory.path(), open).expect("a directory that others may enter");
+        assert_eq!(inside.run("apply latency --only net.ipv4.tcp_migrate_req").code, Some(0));
+        let other =
+            |words: &str| Done::from(inside.command(words).uid(65_534).gid(65_534).output().expect("the program"));
+        assert!(other("list").out.contains("latency         applied"), "{:?}", other("list"));
+        let denied = other("revert");
+        assert!(denied.code == Some(1) && denied.err.contains("run it with sudo"), "{denied:?}");
+        assert_eq!(inside.run("revert").code, Some(0));
         let (_, script) = done.out.split_once("as a script for who can:\n\n").expect("a script");
         let script_file = inside.directory.path().join("script");
         fs::write(&script_file, script).expect("a file");
