@@ -4,7 +4,8 @@ use std::path::Path;
 use std::process::Command;
 
 /// What the two binaries are made of, from the workspace's top. A change there may make the tree differ from its commit.
-const SOURCES: [&str; 7] = ["Cargo.toml", "Cargo.lock", "wire", "storage", "router/core", "router/server", "bench"];
+const SOURCES: [&str; 8] =
+    ["Cargo.toml", "Cargo.lock", "wire", "storage", "router/core", "router/server", "bench", "tuning"];
 
 fn main() {
     let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");

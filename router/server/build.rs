@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// What the binary is made of, from the workspace's top. A change there may make the tree differ from its commit.
-const SOURCES: [&str; 6] = ["Cargo.toml", "Cargo.lock", "wire", "storage", "router/core", "router/server"];
+const SOURCES: [&str; 7] = ["Cargo.toml", "Cargo.lock", "wire", "storage", "router/core", "router/server", "tuning"];
 
 fn main() {
     let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");

@@ -14,6 +14,7 @@ use toml::{Table, Value};
 use whimbrel_core::limits::Bounds;
 
 use crate::token;
+use crate::tuning;
 
 /// Before the name of a setting in the environment.
 const PREFIX: &str = "WHIMBREL_";
@@ -77,6 +78,7 @@ pub(crate) struct Settings {
     pub(crate) segment_size: Option<u32>,
     pub(crate) log_format: LogFormat,
     pub(crate) log_level: String,
+    pub(crate) tuning_profile: Option<String>,
     pub(crate) bounds: Bounds,
 }
 
@@ -106,6 +108,7 @@ impl Default for Settings {
             segment_size: None,
             log_format: LogFormat::Text,
             log_level: "info,glommio=error".to_owned(),
+            tuning_profile: None,
             bounds: Bounds::default(),
         }
     }
@@ -159,6 +162,11 @@ const KEYS: &[Key] = &[
         get: |s| quoted(if s.log_format == LogFormat::Json { "json" } else { "text" }),
     },
     Key { name: "log.level", set: |s, v| put(&mut s.log_level, log_level(v)), get: |s| quoted(&s.log_level) },
+    Key {
+        name: "tuning.profile",
+        set: |s, v| put(&mut s.tuning_profile, tuning::known_profile(v).map(Some)),
+        get: |s| optional(s.tuning_profile.as_ref().map(quoted)),
+    },
     Key {
         name: "limits.connections",
         set: |s, v| put(&mut s.bounds.connections, number(v, 1, 1_000_000)),
@@ -540,6 +548,8 @@ mod tests {
             ("keepalive = \"1s\"", "`keepalive`"),
             ("[limit]\nkeepalive = \"1s\"", "`limit`"),
             ("[log]\nlvel = \"info\"", "`log.level`"),
+            ("[tuning]\nprofil = \"dev\"", "`tuning.profile`"),
+            ("[tuning]\nprofile = \"latancy\"", "`latency`"),
         ];
         for (text, part) in cases {
             let error = file(text).unwrap_err().to_string();

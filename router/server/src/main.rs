@@ -5,6 +5,7 @@ mod config;
 mod serve;
 mod shell;
 mod token;
+mod tuning;
 
 fn main() -> std::process::ExitCode {
     cli::main(std::env::args_os())

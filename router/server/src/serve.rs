@@ -25,6 +25,7 @@ use whimbrel_storage::{Asked, DataDir, Shape};
 use crate::config::{Cpus, LogFormat, Settings};
 use crate::shell::{self, ShardStart, Shards, Told};
 use crate::token;
+use crate::tuning;
 
 /// Exit code of a bug: an assertion failed.
 const EXIT_BUG: i32 = 70;
@@ -63,6 +64,7 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<i32> {
              with --dev, which makes a key pair in the data directory"
         );
     }
+    tuning::raise_locked_memory();
     shell::check_io_uring()?;
     let (data, cpus) = open_data(&settings)?;
     let shards = data.identity().shards;
@@ -73,6 +75,9 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<i32> {
     let slots = slots(settings.bounds.connections);
     let bounds =
         Bounds { connections: settings.bounds.connections.min(slots.saturating_sub(SLOTS_SPARE)), ..settings.bounds };
+    if let Some(profile) = &settings.tuning_profile {
+        tuning::report(profile, data.path())?;
+    }
     let (address, listeners) = bind(settings.listen, shards)?;
     let mut starts = Vec::with_capacity(listeners.len());
     for (number, (listener, cpu)) in (0..).zip(listeners.into_iter().zip(cpus)) {

@@ -14,3 +14,4 @@ mod raw;
 mod serve;
 mod slow;
 mod storage;
+mod tuning;
