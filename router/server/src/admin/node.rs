@@ -95,3 +95,59 @@ impl Node {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node() -> Arc<Node> {
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        let about = About {
+            data: PathBuf::new(),
+            listen: address,
+            admin: address,
+            segment_size: 1 << 20,
+            started: Instant::now(),
+        };
+        Arc::new(Node::new(about, Arc::new(Board::of_sleepers(2))))
+    }
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(future)
+    }
+
+    #[test]
+    fn a_question_is_asked_after_it_was_wanted() {
+        let node = node();
+        block_on(async {
+            let mut last = 0;
+            for _ in 0..3 {
+                let question = node.question().await;
+                assert!(question > last, "an answer to an older question is no answer");
+                last = question;
+            }
+        });
+    }
+
+    #[test]
+    fn a_crowd_shares_its_questions() {
+        let node = node();
+        let begun = Instant::now();
+        let asked = block_on(async {
+            let first = node.question().await;
+            let crowd: Vec<_> = (0..200)
+                .map(|_| {
+                    let node = node.clone();
+                    tokio::spawn(async move { node.question().await })
+                })
+                .collect();
+            let mut last = first;
+            for one in crowd {
+                last = last.max(one.await.unwrap());
+            }
+            last - first
+        });
+        let gaps = begun.elapsed().as_millis() / ASK_GAP.as_millis();
+        assert!(asked >= 1 && u128::from(asked) <= gaps, "{asked} questions in {gaps} gaps");
+    }
+}

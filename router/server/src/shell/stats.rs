@@ -110,6 +110,13 @@ impl Board {
         Board { asked: CachePadded::new(AtomicU64::new(1)), places: (0..mesh.shards()).map(place).collect(), mesh }
     }
 
+    /// Of shards that never turn.
+    #[cfg(test)]
+    pub(crate) fn of_sleepers(count: usize) -> Board {
+        let wakers = (0..count).map(|_| super::sleep::Waker::new().expect("an eventfd"));
+        Board::new(Arc::new(Mesh::new(wakers.collect())))
+    }
+
     /// Asks all shards to publish, and wakes them for it. Returns the number of the question.
     pub(crate) fn ask(&self) -> u64 {
         let question = self.asked.fetch_add(1, Ordering::AcqRel) + 1;
@@ -334,7 +341,6 @@ fn parse_delay(text: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shell::sleep::Waker;
 
     fn turns() -> Turns {
         Turns { begun_us: None, lengths: Lengths::new(true), delays: None }
@@ -361,6 +367,7 @@ mod tests {
         turns.ended(TURN_MAX_US * 1000);
         assert_eq!(turns.lengths.wall.len(), 1);
         assert!(turns.lengths.wall.max() >= TURN_MAX_US);
+        new_histogram().set_to(&turns.lengths.wall).expect("a copy takes it too");
     }
 
     #[test]
@@ -405,8 +412,7 @@ mod tests {
 
     #[test]
     fn a_question_waits_for_shards_that_turn() {
-        let mesh = Arc::new(Mesh::new(vec![Waker::new().unwrap(), Waker::new().unwrap()]));
-        let board = Board::new(mesh);
+        let board = Board::of_sleepers(2);
         let question = board.ask();
         assert!(board.have_answered(question), "no shard has turned yet");
         board.places[0].answered.store(question - 1, Ordering::Release);

@@ -191,7 +191,8 @@ fn a_killed_server_is_not_taken_for_another() {
     let output = run(&["status", "--data", first.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(1));
     let error = text(&output.stderr);
-    assert!(error.contains("no server at") && error.contains("whimbrel serve"), "{error}");
+    // By now its port may be somebody else's, who is not taken for it either.
+    assert!(error.contains("no server") || error.contains("is not the admin address"), "{error}");
 
     // Another one gets its port.
     let other = Server::start(&second);
