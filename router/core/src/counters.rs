@@ -3,10 +3,10 @@
 use whimbrel_wire::Code;
 
 /// Counts since the start of the shard.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Counters {
     /// Refusals by reason, in the order of [`Code::ALL`].
-    pub refused: Vec<u64>,
+    pub refused: [u64; Code::ALL.len()],
     /// Messages stored, first time.
     pub stored: u64,
     /// Sends that were stored before.
@@ -42,7 +42,7 @@ pub struct Counters {
 impl Default for Counters {
     fn default() -> Self {
         Counters {
-            refused: vec![0; Code::ALL.len()],
+            refused: [0; Code::ALL.len()],
             stored: 0,
             repeated: 0,
             delivered: 0,

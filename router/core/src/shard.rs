@@ -302,6 +302,11 @@ impl Shard {
         self.pointers
     }
 
+    /// Bytes that the segments of the log have on the disk, spare ones too.
+    pub fn log_bytes(&self) -> u64 {
+        self.log.bytes_on_disk()
+    }
+
     /// Connections open.
     pub fn connections(&self) -> u32 {
         self.connections

@@ -26,6 +26,7 @@ const OTHER_VARIABLES: [&str; 3] = ["WHIMBREL_SERVER", "WHIMBREL_TOKEN", "WHIMBR
 const NEAREST_MIN: f64 = 0.66;
 
 const LISTEN: &str = "127.0.0.1:7400";
+const ADMIN: &str = "127.0.0.1:7401";
 const DATA: &str = "whimbrel-data";
 
 /// What options say.
@@ -35,6 +36,8 @@ pub(crate) struct Overrides {
     pub(crate) data: Option<PathBuf>,
     /// `--listen`.
     pub(crate) listen: Option<String>,
+    /// `--admin`.
+    pub(crate) admin: Option<String>,
     /// `--shards`.
     pub(crate) shards: Option<u16>,
     /// `--cpus`.
@@ -55,6 +58,17 @@ pub(crate) enum Cpus {
     These(Vec<usize>),
 }
 
+/// Where the admin thread listens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum AdminListen {
+    /// See [`Settings::admin_address`].
+    #[default]
+    Default,
+    /// There is no admin thread.
+    Off,
+    At(SocketAddr),
+}
+
 /// How logs are written to standard error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum LogFormat {
@@ -70,6 +84,7 @@ pub(crate) enum LogFormat {
 pub(crate) struct Settings {
     pub(crate) data: PathBuf,
     pub(crate) listen: SocketAddr,
+    pub(crate) admin: AdminListen,
     pub(crate) shards: Option<u16>,
     pub(crate) cpus: Cpus,
     pub(crate) dev: bool,
@@ -100,6 +115,7 @@ impl Default for Settings {
         Settings {
             data: DATA.into(),
             listen: LISTEN.parse().expect("a constant, parsed in a test"),
+            admin: AdminListen::Default,
             shards: None,
             cpus: Cpus::Allowed,
             dev: false,
@@ -151,6 +167,7 @@ const KEYS: &[Key] = &[
         set: |s, v| put(&mut s.segment_size, size(v).map(Some)),
         get: |s| optional(s.segment_size.map(|size| quoted(print_size(size.into())))),
     },
+    Key { name: "admin.listen", set: |s, v| put(&mut s.admin, admin_listen(v)), get: |s| s.admin.to_string() },
     Key {
         name: "storage.forget_after",
         set: |s, v| put(&mut s.bounds.forget_after_us, forget_after(v)),
@@ -226,6 +243,20 @@ impl Settings {
         Ok(Settings::from_sources(file, environment, overrides)?)
     }
 
+    /// Where the admin thread is to listen, if there is to be one. Unless it is said, developers' servers do not get into
+    /// each other's way: of those on one machine one has the usual port for clients, and with it the usual one for this.
+    pub(crate) fn admin_address(&self) -> Option<SocketAddr> {
+        let usual: SocketAddr = ADMIN.parse().expect("a constant, parsed in a test");
+        let free = SocketAddr::new(usual.ip(), 0);
+        let has_usual_port = self.listen.port() == usual.port() - 1;
+        match self.admin {
+            AdminListen::Off => None,
+            AdminListen::At(address) => Some(address),
+            AdminListen::Default if self.listen.port() == 0 || (self.dev && !has_usual_port) => Some(free),
+            AdminListen::Default => Some(usual),
+        }
+    }
+
     fn from_sources(
         file: Option<&Path>,
         mut environment: Vec<(OsString, OsString)>,
@@ -275,12 +306,13 @@ impl Settings {
     fn apply_overrides(&mut self, overrides: Overrides) -> Result<(), ConfigError> {
         let options = [
             ("listen", "--listen", overrides.listen),
+            ("admin.listen", "--admin", overrides.admin),
             ("shards", "--shards", overrides.shards.map(|shards| shards.to_string())),
             ("cpus", "--cpus", overrides.cpus),
         ];
         for (name, option, value) in options {
             if let Some(value) = value {
-                let key = KEYS.iter().find(|key| key.name == name).expect("all three are keys");
+                let key = KEYS.iter().find(|key| key.name == name).expect("all of them are keys");
                 self.apply_key(key, "options", option, &value)?;
             }
         }
@@ -341,6 +373,16 @@ impl fmt::Display for Cpus {
     }
 }
 
+impl fmt::Display for AdminListen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AdminListen::Default => Ok(()),
+            AdminListen::Off => f.write_str("\"none\""),
+            AdminListen::At(address) => f.write_str(&quoted(address)),
+        }
+    }
+}
+
 fn put<T>(place: &mut T, value: Result<T, String>) -> Result<(), String> {
     *place = value?;
     Ok(())
@@ -368,6 +410,16 @@ fn path(text: &str) -> Result<PathBuf, String> {
 fn address(text: &str) -> Result<SocketAddr, String> {
     let expected = || "an address and a port are expected, like 127.0.0.1:7400 or [::1]:7400".to_owned();
     text.to_socket_addrs().map_err(|_| expected())?.next().ok_or_else(expected)
+}
+
+/// `none`, or an address.
+fn admin_listen(text: &str) -> Result<AdminListen, String> {
+    if text == "none" {
+        return Ok(AdminListen::Off);
+    }
+    address(text)
+        .map(AdminListen::At)
+        .map_err(|_| "`none`, or an address and a port are expected, like 127.0.0.1:7401".to_owned())
 }
 
 fn number<T: TryFrom<u64>>(text: &str, min: u64, max: u64) -> Result<T, String> {
@@ -593,6 +645,27 @@ mod tests {
     }
 
     #[test]
+    fn the_admin_thread_has_its_place() {
+        let place = |text: &str| file(text).unwrap().admin_address().map(|address| address.to_string());
+        let usual = Some(ADMIN.to_owned());
+        let free = Some("127.0.0.1:0".to_owned());
+        assert_eq!(place(""), usual);
+        assert_eq!(place("dev = true"), usual);
+        assert_eq!(place("listen = \"0.0.0.0:5222\""), usual);
+        assert_eq!(place("listen = \"127.0.0.1:0\""), free, "many servers on one machine");
+        assert_eq!(place("dev = true\nlisten = \"127.0.0.1:7500\""), free, "beside one with the usual port");
+        assert_eq!(place("dev = true\n[admin]\nlisten = \"0.0.0.0:9\""), Some("0.0.0.0:9".to_owned()));
+        assert_eq!(place("[admin]\nlisten = \"none\""), None);
+        for wrong in ["off", "", "7401", "127.0.0.1"] {
+            let error = file(&format!("[admin]\nlisten = \"{wrong}\"")).unwrap_err().to_string();
+            assert!(error.contains("`admin.listen`") && error.contains("`none`, or an address"), "{error}");
+        }
+        let overrides = Overrides { admin: Some("none".to_owned()), ..Overrides::default() };
+        let settings = load("", &[("WHIMBREL_ADMIN_LISTEN", "127.0.0.1:1")], overrides).unwrap();
+        assert_eq!(settings.admin, AdminListen::Off);
+    }
+
+    #[test]
     fn a_key_may_be_written_in_hexadecimal() {
         let settings = file(&format!("token_key = \"{}\"", "0f".repeat(32))).unwrap();
         assert_eq!(settings.token_key, Some([15; 32]));
@@ -600,7 +673,7 @@ mod tests {
 
     #[test]
     fn what_is_printed_is_read_again() {
-        let text = "shards = 2\ncpus = \"0,2\"\nsegment_size = \"4MiB\"\n[limits]\nretry_after = \"50ms\"\n";
+        let text = "shards = 2\ncpus = \"0,2\"\nsegment_size = \"4MiB\"\n[admin]\nlisten = \"[::1]:7401\"\n[limits]\nretry_after = \"50ms\"\n";
         let settings = file(text).unwrap();
         let printed = settings.to_string();
         assert_eq!(file(&printed).unwrap().to_string(), printed);

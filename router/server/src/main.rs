@@ -1,5 +1,6 @@
 //! `whimbrel`: the server and the clients that come with it.
 
+mod admin;
 mod cli;
 mod config;
 mod serve;

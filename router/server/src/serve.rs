@@ -3,9 +3,9 @@
 #![forbid(unsafe_code)]
 
 use std::io::{self, IsTerminal, Read, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
@@ -22,6 +22,7 @@ use whimbrel_core::io::ShardConfig;
 use whimbrel_core::limits::Bounds;
 use whimbrel_storage::{Asked, DataDir, Shape};
 
+use crate::admin::{About, Admin, Node, place};
 use crate::config::{Cpus, LogFormat, Settings};
 use crate::shell::{self, ShardStart, Shards, Told};
 use crate::token;
@@ -40,14 +41,17 @@ const PARTITIONS_DEV: u16 = 16;
 /// Places for sockets beyond those that may log in: for the ones that are told so, and the ones that close.
 const SLOTS_SPARE: u32 = 256;
 
-/// Descriptors of the process that are not sockets of clients.
-const OTHER_FILES: u64 = 64;
+/// Descriptors of the process that are not sockets of clients, those of the admin thread included.
+const OTHER_FILES: u64 = 96;
 
 /// After a process was killed the kernel ends its ring in its own time, and holds its port as long.
 const PORT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Signals that come so soon after the first are the same wish: `timeout` sends two, a terminal one to a whole group.
 const SAME_SIGNAL: Duration = Duration::from_millis(300);
+
+/// Whoever watches comes seldom.
+const ADMIN_BACKLOG: i32 = 128;
 
 /// A stop that takes longer is reported.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
@@ -79,6 +83,8 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<i32> {
         tuning::report(profile, data.path())?;
     }
     let (address, listeners) = bind(settings.listen, shards)?;
+    let admin_socket = settings.admin_address().map(bind_admin).transpose()?;
+    let spare_cpus = spare_cpus(&cpus)?;
     let mut starts = Vec::with_capacity(listeners.len());
     for (number, (listener, cpu)) in (0..).zip(listeners.into_iter().zip(cpus)) {
         let shard = ShardId(number);
@@ -92,11 +98,15 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<i32> {
         partitions = data.identity().partitions, connections = bounds.connections, dev = settings.dev, "starting"
     );
     let running = Shards::start(starts)?;
+    let admin = start_admin(admin_socket, &data, address, &running, spare_cpus)?;
     hear_signals(running.teller())?;
     let code = watch(&running, shards, || {
         serving.store(true, Ordering::Relaxed);
         announce(address, shards, data.path());
     })?;
+    if let Some(admin) = admin {
+        admin.stop()?;
+    }
     tracing::info!(code, "ended");
     Ok(code)
 }
@@ -227,9 +237,45 @@ fn allowed_cpus() -> anyhow::Result<Vec<usize>> {
     Ok((0..rustix::thread::CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect())
 }
 
+/// Starts the admin thread, if there is to be one.
+fn start_admin(
+    socket: Option<(SocketAddr, TcpListener)>,
+    data: &DataDir,
+    listen: SocketAddr,
+    running: &Shards,
+    cpus: Vec<usize>,
+) -> anyhow::Result<Option<Admin>> {
+    // What a process before this one left says where nobody listens any more.
+    place::remove(data.path())?;
+    let Some((admin, socket)) = socket else { return Ok(None) };
+    let segment_size = data.identity().segment_size;
+    let about = About { data: absolute(data.path())?, listen, admin, segment_size, started: Instant::now() };
+    Admin::start(socket, Node::new(about, running.board()), cpus).map(Some)
+}
+
+/// A directory as whoever works elsewhere finds it.
+fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
+    path.canonicalize().with_context(|| format!("find {}", path.display()))
+}
+
+/// Where no shard is, if all shards have their cores and there are more.
+fn spare_cpus(shards: &[Option<usize>]) -> anyhow::Result<Vec<usize>> {
+    let spare = |allowed: Vec<usize>| allowed.into_iter().filter(|&cpu| !shards.contains(&Some(cpu))).collect();
+    if shards.contains(&None) { Ok(Vec::new()) } else { allowed_cpus().map(spare) }
+}
+
+/// The socket of the admin thread, listening.
+fn bind_admin(address: SocketAddr) -> anyhow::Result<(SocketAddr, TcpListener)> {
+    let socket = bind_alone(address, "--admin (`--admin none` goes without /metrics and `whimbrel status`)")?;
+    let address = socket.local_addr()?.as_socket().context("the address of a TCP socket")?;
+    socket.listen(ADMIN_BACKLOG).context("listen for whoever watches")?;
+    socket.set_nonblocking(true).context("set a socket to not block")?;
+    Ok((address, socket.into()))
+}
+
 /// Sockets that the shards will listen on, one each, all on one address. They are bound and do not listen yet.
 fn bind(address: SocketAddr, shards: u16) -> anyhow::Result<(SocketAddr, Vec<Socket>)> {
-    let first = bind_alone(address)?;
+    let first = bind_alone(address, "--listen")?;
     let address = first.local_addr()?.as_socket().context("the address of a TCP socket")?;
     // From here on its siblings may bind the same address, and nobody else's sockets.
     first.set_reuse_port(true).context("share the port between shards")?;
@@ -244,7 +290,7 @@ fn bind(address: SocketAddr, shards: u16) -> anyhow::Result<(SocketAddr, Vec<Soc
 }
 
 /// Binds without sharing, which fails if any other process has the port, even one that would share it.
-fn bind_alone(address: SocketAddr) -> anyhow::Result<Socket> {
+fn bind_alone(address: SocketAddr, option: &str) -> anyhow::Result<Socket> {
     let begun = Instant::now();
     let socket = new_socket(address)?;
     loop {
@@ -254,12 +300,12 @@ fn bind_alone(address: SocketAddr) -> anyhow::Result<Socket> {
                 thread::sleep(Duration::from_millis(10));
                 continue;
             }
-            Some(libc::EADDRINUSE) => "another process listens there; stop it, or choose another port with --listen",
-            Some(libc::EACCES) => "ports below 1024 need CAP_NET_BIND_SERVICE; choose another port with --listen",
-            Some(libc::EADDRNOTAVAIL) => "this machine has no such address; choose another with --listen",
-            _ => "choose another address with --listen",
+            Some(libc::EADDRINUSE) => "another process listens there; stop it, or choose another port with",
+            Some(libc::EACCES) => "ports below 1024 need CAP_NET_BIND_SERVICE; choose another port with",
+            Some(libc::EADDRNOTAVAIL) => "this machine has no such address; choose another with",
+            _ => "choose another address with",
         };
-        return Err(anyhow!(error).context(format!("cannot listen on {address}: {remedy}")));
+        return Err(anyhow!(error).context(format!("cannot listen on {address}: {remedy} {option}")));
     }
 }
 

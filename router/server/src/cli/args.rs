@@ -53,6 +53,12 @@ pub(super) fn chat(text: &str) -> Result<u128, String> {
     u128::from_str_radix(text, 16).map_err(|_| "a chat's id is 32 hexadecimal digits".to_owned())
 }
 
+/// An address whose host is looked up later.
+pub(super) fn host_and_port(text: &str) -> Result<String, String> {
+    let is_address = text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+    if is_address { Ok(text.to_owned()) } else { Err("an address is HOST:PORT, like 127.0.0.1:7401".to_owned()) }
+}
+
 /// A time: a number and its unit.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
@@ -94,6 +100,16 @@ mod tests {
         assert!(chat("1f").is_err());
         assert!(chat("+000000000000000000000000000001f").is_err());
         assert!(chat("0000000000000000000000000000001g").is_err());
+    }
+
+    #[test]
+    fn addresses_have_a_host_and_a_port() {
+        for right in ["127.0.0.1:7401", "[::1]:7401", "node-1:80"] {
+            assert_eq!(host_and_port(right), Ok(right.to_owned()));
+        }
+        for wrong in ["", "7401", ":7401", "node-1", "node-1:", "node-1:http", "node-1:70000"] {
+            assert!(host_and_port(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod recv;
 mod send;
 mod serve;
 mod state;
+mod status;
 mod tokens;
 
 use std::ffi::OsString;
@@ -59,6 +60,8 @@ enum Command {
     Send(SendArgs),
     /// Print the messages that wait for a device, and acknowledge them
     Recv(RecvArgs),
+    /// Show what a running server does: connections, messages, refusals, the log, lengths of turns
+    Status(StatusArgs),
     /// Make a group, or look at one
     #[command(subcommand)]
     Group(GroupCommand),
@@ -85,6 +88,9 @@ struct ServeArgs {
     /// Address to listen on; port 0 takes a free one [default: 127.0.0.1:7400]
     #[arg(long, value_name = "ADDR")]
     listen: Option<String>,
+    /// Address for /metrics, /healthz, /readyz and `whimbrel status`, or `none` [default: 127.0.0.1:7401]
+    #[arg(long, value_name = "ADDR")]
+    admin: Option<String>,
     /// Shards, one a core; fixed once the data directory exists
     #[arg(long, value_name = "N")]
     shards: Option<u16>,
@@ -204,6 +210,22 @@ struct RecvArgs {
     json: bool,
 }
 
+#[derive(Args)]
+struct StatusArgs {
+    /// Data directory of the server, which says where it listens for this
+    #[arg(long, value_name = "DIR", env = "WHIMBREL_DATA", default_value = args::DATA)]
+    data: PathBuf,
+    /// Admin address of the server, of another machine too; the data directory is not asked then
+    #[arg(long, value_name = "ADDR", value_parser = args::host_and_port)]
+    admin: Option<String>,
+    /// How long to wait for the answer
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = args::duration)]
+    timeout: Duration,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
 #[derive(Subcommand)]
 enum GroupCommand {
     /// Make a group and print its id
@@ -304,6 +326,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Chat(args) => chat::run(&args),
         Command::Send(args) => send::run(&args),
         Command::Recv(args) => recv::run(&args),
+        Command::Status(args) => status::run(&args),
         Command::Group(command) => group::run(&command),
         Command::Demo(args) => demo::run(&args),
         Command::Completions { shell } => {

@@ -12,8 +12,14 @@ pub(super) fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     if args.die_with_parent {
         set_parent_process_death_signal(Some(Signal::KILL)).context("ask to end with the parent process")?;
     }
-    let overrides =
-        Overrides { data: args.data, listen: args.listen, shards: args.shards, cpus: args.cpus, dev: args.dev };
+    let overrides = Overrides {
+        data: args.data,
+        listen: args.listen,
+        admin: args.admin,
+        shards: args.shards,
+        cpus: args.cpus,
+        dev: args.dev,
+    };
     let settings = match Settings::load(args.config.as_deref(), overrides) {
         Ok(settings) => settings,
         Err(error) => {

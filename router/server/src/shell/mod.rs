@@ -4,7 +4,7 @@
 //! - [`turn`] is the loop; [`conn`] the sockets, [`queue`] what they are sent, [`lane`] what shards tell each other,
 //!   [`segments`] the files of the log.
 //! - [`ring`] and [`buffers`] speak io_uring, [`sleep`] lends glommio the ring's eventfd. Only these three have unsafe code.
-//! - [`control`] is what the main thread and the shards tell each other.
+//! - [`stats`] is what the shards publish for the admin thread. [`control`] is what the main thread and the shards tell each other.
 
 mod buffers;
 mod conn;
@@ -14,6 +14,7 @@ mod queue;
 mod ring;
 mod segments;
 mod sleep;
+mod stats;
 #[cfg(test)]
 mod tests;
 mod turn;
@@ -38,6 +39,8 @@ use self::lane::{Lanes, Mesh};
 use self::ring::Ring;
 use self::segments::Segments;
 use self::sleep::{Sleeper, Waker};
+use self::stats::Stats;
+pub(crate) use self::stats::{Board, Snapshot, Stage};
 use self::turn::{Parts, Shell};
 
 /// Memory that glommio registers with each of its three rings.
@@ -71,6 +74,7 @@ pub(crate) struct ShardStart {
 pub(crate) struct Shards {
     marks: Arc<Marks>,
     mesh: Arc<Mesh>,
+    board: Arc<Board>,
     told: Receiver<Told>,
     teller: Sender<Told>,
 }
@@ -82,17 +86,18 @@ impl Shards {
         let marks = Arc::new(Marks::default());
         let wakers = starts.iter().map(|_| Waker::new()).collect::<io::Result<Vec<_>>>().context("make an eventfd")?;
         let mesh = Arc::new(Mesh::new(wakers));
+        let board = Arc::new(Board::new(mesh.clone()));
         let clock = Clock::start();
         for start in starts {
             let id = start.config.shard;
             let control = Control::new(marks.clone(), teller.clone());
-            let (mesh, teller) = (mesh.clone(), teller.clone());
+            let (mesh, board, teller) = (mesh.clone(), board.clone(), teller.clone());
             let placement = start.cpu.map_or(Placement::Unbound, Placement::Fixed);
             let executor = LocalExecutorBuilder::new(placement)
                 .name(&format!("shard-{id}"))
                 .io_memory(IO_MEMORY_BYTES)
                 .preempt_timer(PREEMPT)
-                .spawn(move || async move { run_shard(start, mesh, control, clock).await });
+                .spawn(move || async move { run_shard(start, mesh, board, control, clock).await });
             let executor = executor.map_err(from_glommio).with_context(|| format!("start the thread of shard {id}"))?;
             // Whatever ends a shard, a panic too, is told.
             thread::Builder::new().name(format!("join-{id}")).spawn(move || {
@@ -100,12 +105,17 @@ impl Shards {
                 let _ = teller.send(Told::Ended(id, result.with_context(|| format!("shard {id}"))));
             })?;
         }
-        Ok(Shards { marks, mesh, told, teller })
+        Ok(Shards { marks, mesh, board, told, teller })
     }
 
     /// Something by which others tell the main thread.
     pub(crate) fn teller(&self) -> Sender<Told> {
         self.teller.clone()
+    }
+
+    /// What they publish of themselves.
+    pub(crate) fn board(&self) -> Arc<Board> {
+        self.board.clone()
     }
 
     /// What is told next; `None` if nothing is for so long.
@@ -135,7 +145,13 @@ impl Shards {
     }
 }
 
-async fn run_shard(start: ShardStart, mesh: Arc<Mesh>, control: Control, clock: Clock) -> anyhow::Result<()> {
+async fn run_shard(
+    start: ShardStart,
+    mesh: Arc<Mesh>,
+    board: Arc<Board>,
+    control: Control,
+    clock: Clock,
+) -> anyhow::Result<()> {
     let ShardStart { config, log, mut disk, listener, slots, cpu: _ } = start;
     let (id, shards) = (config.shard, config.shards);
     let waker = mesh.waker(id).clone();
@@ -147,7 +163,8 @@ async fn run_shard(start: ShardStart, mesh: Arc<Mesh>, control: Control, clock: 
     control.tell(Told::Opened(id));
     let segments = Segments::new(id, disk, log.segment_size, waker).context("start a thread")?;
     let lanes = Lanes::new(mesh, id);
-    Shell::new(Parts { id, shard, ring, lanes, segments, sleeper, listener, control, clock, shards }).run().await
+    let stats = Stats::new(board, id);
+    Shell::new(Parts { id, shard, ring, lanes, segments, sleeper, listener, control, clock, stats, shards }).run().await
 }
 
 /// Whether a ring as the shards' can be made here at all; otherwise what to do about it.

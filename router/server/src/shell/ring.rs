@@ -134,16 +134,16 @@ pub(super) enum Wait {
 
 /// What the ring did, for metrics.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct RingCounters {
+pub(crate) struct RingCounters {
     /// System calls.
-    pub(super) enters: u64,
+    pub(crate) enters: u64,
     /// Completions.
-    pub(super) completions: u64,
+    pub(crate) completions: u64,
     /// Sends, and of these the ones in pieces.
-    pub(super) sends: u64,
-    pub(super) vectored: u64,
+    pub(crate) sends: u64,
+    pub(crate) vectored: u64,
     /// Receives armed.
-    pub(super) receives: u64,
+    pub(crate) receives: u64,
 }
 
 /// What the kernel reads while it takes a request from the submission queue.

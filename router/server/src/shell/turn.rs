@@ -24,6 +24,7 @@ use super::lane::{Arrival, Lanes};
 use super::ring::{Completion, Ring, RingCounters, Wait};
 use super::segments::Segments;
 use super::sleep::Sleeper;
+use super::stats::{Sources, Stage, Stats};
 
 /// Completions that one turn handles at most, so that its effects stay bounded.
 const COMPLETIONS_MAX: usize = 4096;
@@ -47,20 +48,20 @@ const BACKLOG: i32 = 4096;
 
 /// What the shell of a shard counts.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct ShellCounters {
-    pub(super) turns: u64,
-    pub(super) sleeps: u64,
-    pub(super) received: u64,
-    pub(super) received_bytes: u64,
-    pub(super) sent_bytes: u64,
-    pub(super) log_writes: u64,
-    pub(super) log_bytes: u64,
-    pub(super) accepted: u64,
-    pub(super) accept_failed: u64,
-    pub(super) moved_out: u64,
-    pub(super) moved_in: u64,
-    pub(super) move_failed: u64,
-    pub(super) lane_items: u64,
+pub(crate) struct ShellCounters {
+    pub(crate) turns: u64,
+    pub(crate) sleeps: u64,
+    pub(crate) received: u64,
+    pub(crate) received_bytes: u64,
+    pub(crate) sent_bytes: u64,
+    pub(crate) log_writes: u64,
+    pub(crate) log_bytes: u64,
+    pub(crate) accepted: u64,
+    pub(crate) accept_failed: u64,
+    pub(crate) moved_out: u64,
+    pub(crate) moved_in: u64,
+    pub(crate) move_failed: u64,
+    pub(crate) lane_items: u64,
 }
 
 /// Accepting, as far as it is.
@@ -92,6 +93,7 @@ pub(super) struct Parts {
     pub(super) listener: Socket,
     pub(super) control: Control,
     pub(super) clock: Clock,
+    pub(super) stats: Stats,
     pub(super) shards: u16,
 }
 
@@ -108,6 +110,7 @@ pub(super) struct Shell {
     listening: Listening,
     control: Control,
     clock: Clock,
+    stats: Stats,
     wake_at_us: Option<u64>,
     /// Log writes that failed before they were begun.
     failed_writes: Vec<WriteId>,
@@ -128,7 +131,7 @@ pub(super) struct Shell {
 
 impl Shell {
     pub(super) fn new(parts: Parts) -> Shell {
-        let Parts { id, shard, ring, lanes, segments, sleeper, listener, control, clock, shards } = parts;
+        let Parts { id, shard, ring, lanes, segments, sleeper, listener, control, clock, stats, shards } = parts;
         Shell {
             id,
             shard,
@@ -141,6 +144,7 @@ impl Shell {
             listening: Listening::Bound(listener),
             control,
             clock,
+            stats,
             // A shard may want to be called before anything happens to it.
             wake_at_us: Some(0),
             failed_writes: Vec::new(),
@@ -164,6 +168,7 @@ impl Shell {
             if self.is_done(now) {
                 break;
             }
+            self.publish();
             self.rest().await?;
         }
         let RingCounters { enters, completions, sends, vectored, receives } = self.ring.counters();
@@ -174,12 +179,27 @@ impl Shell {
         let Counters { logins, stored, delivered, acknowledged, .. } = self.shard.counters();
         let refused = refusals(self.shard.counters());
         tracing::info!(shard = self.id.0, logins, stored, delivered, acknowledged, refused, "stopped");
+        let Shell { stats, shard, counters, ring, .. } = self;
+        stats.publish_last(&Sources { stage: Stage::Ended, shard: &shard, shell: counters, ring: ring.counters() });
         Ok(())
+    }
+
+    /// Tells the admin thread, if it asked.
+    fn publish(&mut self) {
+        let stage = match &self.listening {
+            _ if self.stopping => Stage::Stopping,
+            Listening::Bound(_) => Stage::Starting,
+            Listening::Accepting(_) | Listening::Pausing(..) => Stage::Accepting,
+            Listening::Ended => Stage::Stopping,
+        };
+        let (shard, ring) = (&self.shard, &self.ring);
+        self.stats.publish(|| Sources { stage, shard, shell: self.counters, ring: ring.counters() });
     }
 
     /// One turn, without a wait.
     fn turn(&mut self) -> anyhow::Result<Now> {
         let now = self.clock.now();
+        self.stats.turns.began(now.mono_us);
         self.counters.turns += 1;
         // A lane that has room again is news: what waits for it goes with the end of a turn.
         self.heard |= self.lanes.room(&mut self.effects.lane_room);
@@ -488,6 +508,7 @@ impl Shell {
         if busy || !self.lanes.fall_asleep() {
             self.ring.enter(Wait::No)?;
         } else {
+            self.stats.turns.ended(now_us);
             self.sleep(now_us, until_us).await?;
             self.lanes.wake_up();
         }

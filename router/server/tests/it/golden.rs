@@ -34,6 +34,7 @@ fn help() {
     golden("help_recv", &["recv", "--help"]);
     golden("help_group_create", &["group", "create", "--help"]);
     golden("help_group_show", &["group", "show", "--help"]);
+    golden("help_status", &["status", "--help"]);
     golden("help_demo", &["demo", "--help"]);
 }
 
@@ -51,6 +52,7 @@ fn wrong_usage_is_2() {
     golden("usage_both", &["send", "--as", "alice", "--to", "bob", "--chat", "000000000000000000000000000000ff", "hi"]);
     golden("usage_chat", &["group", "show", "--as", "alice", "--chat", "12"]);
     golden("usage_time", &["recv", "--as", "alice", "--timeout", "5"]);
+    golden("usage_admin", &["status", "--admin", "7401"]);
     golden("usage_no_member", &["group", "create", "--as", "alice"]);
 }
 
@@ -82,6 +84,6 @@ fn completion_scripts_name_the_subcommands() {
         let output = run(&["completions", shell]);
         assert!(output.status.success());
         let script = text(&output.stdout);
-        assert!(["serve", "chat", "recv", "demo"].iter().all(|name| script.contains(name)), "{shell}");
+        assert!(["serve", "chat", "recv", "status", "demo"].iter().all(|name| script.contains(name)), "{shell}");
     }
 }
