@@ -178,6 +178,8 @@ impl DataDir {
             Some(identity) => identity,
             None => make_identity(path, new, asked)?,
         };
+        // A process that was killed in between may have made names that the directory does not keep.
+        sync_directory(path).map_err(|error| failed("sync", path, error))?;
         let known = [
             ("partitions", u32::from(identity.partitions), asked.partitions.map(u32::from)),
             ("shards", u32::from(identity.shards), asked.shards.map(u32::from)),

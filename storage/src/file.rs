@@ -29,16 +29,19 @@ impl FileDisk {
     pub fn open(data: &Path, shard: u16) -> io::Result<FileDisk> {
         let directory = data.join(format!("shard-{shard}"));
         match fs::DirBuilder::new().mode(0o700).create(&directory) {
-            Ok(()) => sync_directory(data)?,
+            Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
         }
+        // A process that was killed in between may have made names that no directory keeps.
+        sync_directory(data)?;
         for entry in fs::read_dir(&directory)? {
             let path = entry?.path();
             if path.extension().is_some_and(|extension| extension == "tmp") {
                 fs::remove_file(path)?;
             }
         }
+        sync_directory(&directory)?;
         Ok(FileDisk { directory, shard })
     }
 

@@ -292,11 +292,6 @@ impl Shard {
         &self.recovered
     }
 
-    /// The log, to be looked at between turns.
-    pub fn log(&self) -> &Log {
-        &self.log
-    }
-
     /// Messages that wait in inboxes for an acknowledgement to be committed.
     pub fn waiting(&self) -> usize {
         self.pointers

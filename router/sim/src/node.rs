@@ -47,6 +47,8 @@ impl Node {
                 .map_err(|error| Violation::new(Check::Start, format!("shard {id} does not start: {error}")))?;
             b.stats.truncated += u64::from(shard.recovered().truncated.is_some());
             b.stats.starts_from_checkpoint += u64::from(shard.recovered().checkpoint.is_some());
+            // What a checkpoint has in its inboxes waits before the first input.
+            b.waiting += shard.waiting() as u64;
             b.trace.line(format_args!("{id} starts"));
             cells.push(Cell::new(id, shard, disk, shards, booted_us));
         }

@@ -113,7 +113,9 @@ impl Plant {
                 &[Check::Start, Check::Lost, Check::OutOfOrder],
             ),
             Plant::FlushSilent => ("flush-silent", "the ring never tells that a log write is flushed", &[Check::Stuck]),
-            Plant::LaneFlips => ("lane-flips", "a bit of a message is flipped behind a lane", &[Check::Phantom]),
+            Plant::LaneFlips => {
+                ("lane-flips", "a bit of a message is flipped behind a lane", &[Check::Phantom, Check::WrongAnswer])
+            }
             Plant::SocketRepeats => ("socket-repeats", "a socket carries a delivery twice", &[Check::Duplicate]),
             Plant::SocketSwaps => {
                 ("socket-swaps", "a socket carries two deliveries in the other order", &[Check::OutOfOrder])

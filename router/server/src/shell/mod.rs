@@ -30,8 +30,9 @@ use anyhow::{Context, anyhow};
 use glommio::{BuilderErrorKind, GlommioError, LocalExecutorBuilder, Placement, ReactorErrorKind};
 use socket2::Socket;
 use whimbrel_core::Shard;
+use whimbrel_core::ids::ShardId;
 use whimbrel_core::io::ShardConfig;
-use whimbrel_storage::{FileDisk, LogOptions};
+use whimbrel_storage::{FileDisk, LogOptions, Recovered, Truncated};
 
 pub(crate) use self::control::Told;
 use self::control::{Clock, Control, Marks};
@@ -145,6 +146,29 @@ impl Shards {
     }
 }
 
+/// What the start found, for who looks after the machine.
+fn tell_recovered(shard: ShardId, found: &Recovered) {
+    let Recovered { segments, records, checkpoint, truncated, checkpoints_damaged, .. } = *found;
+    tracing::info!(shard = shard.0, segments, records, checkpoint = checkpoint.unwrap_or(0), "opened the log");
+    if let Some(Truncated { segment, offset, bytes }) = truncated {
+        tracing::warn!(
+            shard = shard.0,
+            segment = segment.0,
+            offset,
+            bytes,
+            "the last write of the log was torn, by a crash or a loss of power; nothing in it was acknowledged, and its remains are cleared"
+        );
+    }
+    if checkpoints_damaged > 0 {
+        tracing::error!(
+            shard = shard.0,
+            damaged = checkpoints_damaged,
+            checkpoint = checkpoint.unwrap_or(0),
+            "the newest checkpoint is damaged, the one before it served; nothing is lost, but check the disk (dmesg, smartctl)"
+        );
+    }
+}
+
 async fn run_shard(
     start: ShardStart,
     mesh: Arc<Mesh>,
@@ -160,6 +184,7 @@ async fn run_shard(
     let sleeper = Sleeper::new(&waker).context("make an eventfd")?;
     mesh.set_ring(id, ring.fd());
     let shard = Shard::open(config, log, &mut disk).context("open the log")?;
+    tell_recovered(id, shard.recovered());
     control.tell(Told::Opened(id));
     let segments = Segments::new(id, disk, log.segment_size, waker).context("start a thread")?;
     let lanes = Lanes::new(mesh, id);

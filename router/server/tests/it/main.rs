@@ -7,6 +7,7 @@ mod admin;
 mod clients;
 mod common;
 mod demo;
+mod forget;
 mod golden;
 mod golden_data;
 mod hostile;

@@ -27,6 +27,11 @@ fn a_disk_that_lies_rots_or_flips_bits_is_caught() {
 }
 
 #[test]
+fn a_checkpoint_that_is_never_answered_keeps_what_should_be_forgotten() {
+    caught(Plant::CheckpointSilent, 28);
+}
+
+#[test]
 fn a_ring_that_forgets_a_flush_and_a_lane_that_flips_a_bit_are_caught() {
     caught(Plant::FlushSilent, 14);
     caught(Plant::LaneFlips, 14);
@@ -44,7 +49,9 @@ fn a_socket_that_repeats_swaps_drops_or_raises_is_caught() {
 #[test]
 fn what_must_be_healed_is_healed() {
     for plant in Plant::ALL.into_iter().filter(|plant| plant.must_be_healed()) {
-        let catch = hunt(plant, 0..5, DEFAULT_STEPS);
+        // Checkpoints are rarer than items of lanes.
+        let seeds = if plant == Plant::CheckpointLost { 0..40 } else { 0..5 };
+        let catch = hunt(plant, seeds, DEFAULT_STEPS);
         assert!(catch.is_right(), "{}: fired {}, {:?}", plant.name(), catch.fired, catch.caught);
     }
 }

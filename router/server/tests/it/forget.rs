@@ -1,0 +1,137 @@
+//! Delivered means deleted: in the bytes of a real data directory, while the server runs. And what a checkpoint holds is what
+//! was there.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::common::{PATIENCE, Server, serve_shards};
+use crate::raw::{Raw, Reply};
+
+/// Stands in a payload and nowhere else.
+const MARK: &[u8] = b"this is a secret of alice and bob";
+
+/// Two shards that forget soon.
+fn forgetful(data: &Path) -> Command {
+    let mut command = serve_shards(data, "127.0.0.1:0", 2);
+    command.env("WHIMBREL_SEGMENT_SIZE", "1MiB").env("WHIMBREL_STORAGE_FORGET_AFTER", "1s");
+    command
+}
+
+/// Files of the data directory that have the mark in them, whatever they are for.
+fn marked(data: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![data.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            // One that is gone by now has nothing in it.
+            } else if fs::read(&path).is_ok_and(|bytes| bytes.windows(MARK.len()).any(|window| window == MARK)) {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
+
+fn checkpoints(data: &Path, shard: u16) -> usize {
+    let folder = data.join(format!("shard-{shard}"));
+    let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.ends_with(".ckpt")).count()
+}
+
+/// Looks again until it is so. What never becomes so hangs, and only then does the bound count.
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = std::time::Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < PATIENCE, "not yet: {what}");
+        std::thread::park_timeout(std::time::Duration::from_millis(50));
+    }
+}
+
+/// Receives and acknowledges all that waits.
+fn drain(server: &Server, user: &str) -> Vec<Vec<u8>> {
+    let (mut device, welcome) = Raw::log_in(&server.address, &server.token(user));
+    let Reply::Welcome { head, floor, .. } = welcome else { unreachable!() };
+    let mut messages = Vec::new();
+    for place in floor + 1..=head {
+        match device.reply() {
+            Reply::Deliver { inbox_seq, message, .. } => {
+                assert_eq!(inbox_seq, place);
+                messages.extend(message);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    device.ack(head);
+    device.expect_alive();
+    messages
+}
+
+#[test]
+fn what_everybody_has_is_gone_from_every_file_and_what_waits_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start_by(forgetful(dir.path()), dir.path());
+    Raw::log_in(&server.address, &server.token("bob"));
+    let (mut alice, _) = Raw::log_in(&server.address, &server.token("alice"));
+    let chat = alice.pair("bob");
+    let secrets: Vec<Vec<u8>> = (0..20u8).map(|n| [MARK, &[n; 3000]].concat()).collect();
+    for (n, secret) in (1..).zip(&secrets) {
+        alice.send(chat, n, n - 1, secret);
+        assert!(matches!(alice.reply(), Reply::Sent { .. }));
+    }
+    // Nobody has them: checkpoints come and go, and they stay.
+    until("two checkpoints of each shard", || checkpoints(dir.path(), 0) == 2 && checkpoints(dir.path(), 1) == 2);
+    assert!(!marked(dir.path()).is_empty());
+    server.kill();
+
+    // Nor are they gone for a process that begins with what the checkpoints say.
+    let server = Server::start_by(forgetful(dir.path()), dir.path());
+    assert_eq!(drain(&server, "bob"), secrets);
+    until("no file has the mark", || marked(dir.path()).is_empty());
+
+    // It goes on in the segments that are left, and remembers what it must.
+    let (mut alice, _) = Raw::log_in(&server.address, &server.token("alice"));
+    alice.send(chat, 20, 19, &secrets[19]);
+    assert!(
+        matches!(alice.reply(), Reply::Sent { .. }),
+        "a message that was sent again is known, though its bytes are gone"
+    );
+    alice.send(chat, 21, 20, b"goodbye");
+    assert!(matches!(alice.reply(), Reply::Sent { .. }));
+    assert_eq!(drain(&server, "bob"), [b"goodbye"]);
+    assert!(marked(dir.path()).is_empty());
+    server.terminate();
+    let (status, errors) = server.wait();
+    assert!(status.success(), "{errors}");
+
+    // After a clean end nothing is left to be read.
+    let server = Server::start_by(forgetful(dir.path()), dir.path());
+    assert_eq!(drain(&server, "bob"), Vec::<Vec<u8>>::new());
+    server.terminate();
+    let (_, errors) = server.wait();
+    assert!(errors.contains("records=0"), "{errors}");
+}
+
+#[test]
+fn a_server_that_lost_a_segment_in_which_messages_wait_says_so_and_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start_by(forgetful(dir.path()), dir.path());
+    Raw::log_in(&server.address, &server.token("bob"));
+    let (mut alice, _) = Raw::log_in(&server.address, &server.token("alice"));
+    let chat = alice.pair("bob");
+    alice.send(chat, 1, 0, MARK);
+    assert!(matches!(alice.reply(), Reply::Sent { .. }));
+    until("two checkpoints of each shard", || checkpoints(dir.path(), 0) == 2 && checkpoints(dir.path(), 1) == 2);
+    server.terminate();
+    assert!(server.wait().0.success());
+    for path in marked(dir.path()) {
+        fs::remove_file(path).unwrap();
+    }
+    let output = forgetful(dir.path()).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(76), "{errors}");
+    assert!(errors.contains("a segment of the log is missing in which messages wait"), "{errors}");
+}
