@@ -325,3 +325,51 @@ impl Device {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use whimbrel_wire::{DeliverFields, Payload, WelcomeFields};
+
+    const EXPECTED: Expected = Expected { run: 5, pair: 2, chat: 77 };
+
+    fn message(inbox_seq: u64, pair: u32, number: u64) -> Vec<u8> {
+        let mut payload = blank(128);
+        Stamp { run: 5, pair, number, sent_ns: 0 }.write(&mut payload);
+        let fields =
+            DeliverFields { inbox_seq, chat: 77, chat_seq: inbox_seq, sender: "s", ..DeliverFields::default() };
+        let mut out = Vec::new();
+        Builder::default().deliver(&mut out, &fields, &payload, Payload::Inline);
+        out
+    }
+
+    /// A device that had four places of its inbox, and is logged in again.
+    fn device() -> Device {
+        let mut device = Device { inbox_seq: 4, ..Device::default() };
+        device.come("token");
+        let mut welcome = Vec::new();
+        Builder::default().welcome(&mut welcome, &WelcomeFields { user: "u", ..WelcomeFields::default() });
+        device.received(&welcome, &EXPECTED, 128).unwrap();
+        assert!(device.received(&welcome, &EXPECTED, 128).is_err(), "a login is answered once");
+        device
+    }
+
+    #[test]
+    fn what_comes_goes_on_after_what_came_and_each_once() {
+        let mut device = device();
+        for (inbox_seq, number) in [(5, 1), (6, 2), (7, 2)] {
+            device.received(&message(inbox_seq, 2, number), &EXPECTED, 128).unwrap();
+        }
+        assert_eq!(device.ledger.faults(3), Faults { lost: 1, duplicated: 1, reordered: 0 });
+        assert!(!device.is_done(2), "it is not acknowledged");
+        device.acked = 7;
+        assert!(device.is_done(2) && !device.is_done(3));
+    }
+
+    #[test]
+    fn a_gap_and_what_is_not_for_it_end_the_run() {
+        assert!(device().received(&message(6, 2, 1), &EXPECTED, 128).is_err(), "a gap");
+        assert!(device().received(&message(5, 3, 1), &EXPECTED, 128).is_err(), "of another pair");
+        assert!(device().received(&message(5, 2, 1), &EXPECTED, 64).is_err(), "of another size");
+    }
+}
