@@ -208,7 +208,7 @@ impl Life<'_> {
 
     fn start(&self) -> anyhow::Result<Server> {
         let directory = self.plan.directory;
-        Server::start(self.plan.program, &directory.join("disk/data"), &directory.join("server.log"), &self.machine)
+        Server::start(self.plan.program, &directory.join("disk/data"), &server_log(directory), &self.machine)
     }
 
     fn until_rest(&mut self, server: &mut Server) -> anyhow::Result<Went> {
@@ -224,7 +224,11 @@ impl Life<'_> {
                 self.story.early += 1;
                 return Ok(None);
             }
-            Started::Refused(finding) => return Err(finding.into()),
+            Started::Refused(Finding { kind, what }) => {
+                let log = std::fs::read_to_string(server_log(self.plan.directory)).context("read the server's log")?;
+                let said = log.lines().last().unwrap_or("nothing");
+                return Err(Finding::new(kind, format!("{what}; it said: {said}")).into());
+            }
         };
         self.check_key()?;
         for device in &mut self.devices {
@@ -553,7 +557,7 @@ impl Life<'_> {
 /// How long it may take to see that acknowledgements are committed.
 const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_millis(20);
 
-/// Where a life's directory lies, for whoever wants to look.
+/// What all servers of a life log to.
 pub(crate) fn server_log(directory: &Path) -> PathBuf {
     directory.join("server.log")
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use fuser::{BackgroundSession, Config, MountOption};
+use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, UnmountFlags};
 use rustix::thread::UnshareFlags;
 
@@ -25,7 +26,7 @@ pub(crate) fn mounts_of_our_own() -> io::Result<()> {
     // SAFETY: no descriptors are unshared, so that no other thread misses one that it has.
     match unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) } {
         Ok(()) => {}
-        Err(rustix::io::Errno::PERM) => return Ok(()),
+        Err(Errno::PERM) => return Ok(()),
         Err(error) => return Err(error.into()),
     }
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
@@ -65,7 +66,11 @@ impl Mounted {
         // Whoever still waits for an answer would keep it from ending.
         self.machine.release();
         rustix::mount::unmount(&self.path, UnmountFlags::DETACH)?;
-        session.join()
+        match session.join() {
+            // The kernel shut it down while its last request was being read; as a rule it says so before or after.
+            Err(error) if error.raw_os_error() == Some(Errno::CONNABORTED.raw_os_error()) => Ok(()),
+            ended => ended,
+        }
     }
 }
 

@@ -5,11 +5,11 @@ use clap::ValueEnum;
 /// A lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Plant {
-    /// A flush of a file is reported and nothing is made stable
+    /// A later flush of a file than its first is reported and nothing is made stable
     Fsync,
     /// A flush of a directory with segments of the log is reported and no name is made stable
     Fsyncdir,
-    /// A flush of a file is reported, and one sector of what it should have flushed is not stable
+    /// A later flush of a file than its first is reported, and one sector of what was written is not stable
     Torn,
 }
 
