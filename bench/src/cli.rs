@@ -19,7 +19,7 @@ use crate::report::Report;
 use crate::run::{self, LOAD_CPU, OTHER_DESCRIPTORS, Options, SERVER_CPU, Target};
 use crate::scenario::{Kind, Scenario};
 use crate::stats::median;
-use crate::{idle, load};
+use crate::{drain, idle, load};
 
 /// Loads a Whimbrel server through its wire protocol and says what it costs, against a floor measured in the same run.
 #[derive(Parser)]
@@ -126,6 +126,7 @@ fn run_command(scenario: Scenario, arguments: RunArguments) -> anyhow::Result<()
     let options = Options { scenario, target, strace: arguments.strace };
     let report = match options.scenario.kind {
         Kind::Pairs | Kind::Lanes => run::run(&options)?,
+        Kind::Drain => drain::run(&options)?,
         Kind::Idle => idle::run(&options)?,
     };
     let json = serde_json::to_string_pretty(&report).context("the report as JSON")?;

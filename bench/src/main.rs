@@ -7,6 +7,7 @@ mod cli;
 mod connect;
 mod cpu;
 mod disk;
+mod drain;
 mod environment;
 mod floor;
 mod idle;

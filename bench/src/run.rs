@@ -181,7 +181,7 @@ fn subjects(options: &Options, scratch: &Path) -> anyhow::Result<Vec<Subject>> {
             let one = SERVER_CPU.to_string();
             Ok(vec![spawn("two-shards", 2, cpus, &across)?, spawn("one-shard", 1, &one, &across)?])
         }
-        Kind::Idle => bail!("an idle scenario has no messages"),
+        Kind::Drain | Kind::Idle => bail!("scenario {} has no pairs", scenario.name),
     }
 }
 
@@ -189,7 +189,7 @@ fn plan(scenario: &Scenario, pairs: Vec<PairUsers>) -> Plan {
     let waits = match scenario.kind {
         Kind::Pairs => Waits::Awake,
         // Its core is the second shard's too.
-        Kind::Lanes | Kind::Idle => Waits::Asleep,
+        Kind::Lanes | Kind::Drain | Kind::Idle => Waits::Asleep,
     };
     Plan { pairs, in_flight: scenario.in_flight, payload_bytes: scenario.payload_bytes, waits }
 }
@@ -247,7 +247,7 @@ fn fill(report: &mut Report, scenario: &Scenario, subjects: &mut [Subject]) {
                 report.detail.ratio_of_more_pairs = Some(other_each / each);
                 report.detail.floor_ratio_of_more_pairs = Some(median(&report.detail.floor_of_more_rounds_ns) / floor);
             }
-            Kind::Idle => {}
+            Kind::Drain | Kind::Idle => {}
         }
     }
     let latencies = first.load.take_latencies();

@@ -39,6 +39,11 @@ pub(crate) struct Scenario {
     /// Environment of the server. What is not named is as `serve --dev` has it.
     #[serde(default = "environment")]
     pub(crate) environment: BTreeMap<String, String>,
+    /// `drain`: devices that were away, and messages that wait for each.
+    #[serde(default)]
+    pub(crate) devices: u32,
+    #[serde(default)]
+    pub(crate) messages: u32,
     /// `idle`: connections that are held.
     #[serde(default)]
     pub(crate) connections: u32,
@@ -52,6 +57,8 @@ pub(crate) enum Kind {
     Pairs,
     /// Pairs whose two users live on different shards of two, and the same pairs on one shard.
     Lanes,
+    /// Devices that come back and take what has waited for them.
+    Drain,
     /// Connections that log in and do nothing.
     Idle,
 }
@@ -107,6 +114,7 @@ impl Scenario {
     pub(crate) fn connections_max(&self) -> u32 {
         match self.kind {
             Kind::Pairs | Kind::Lanes => 2 * self.pairs.max(self.more_pairs.unwrap_or(0)),
+            Kind::Drain => 2 * self.devices,
             Kind::Idle => self.connections,
         }
     }
@@ -118,6 +126,10 @@ impl Scenario {
         };
         match self.kind {
             Kind::Pairs | Kind::Lanes => positive("pairs", self.pairs)?,
+            Kind::Drain => {
+                positive("devices", self.devices)?;
+                positive("messages", self.messages)?;
+            }
             Kind::Idle => positive("connections", self.connections)?,
         }
         positive("rounds", self.rounds)?;
@@ -152,7 +164,7 @@ mod tests {
             names.push(scenario.name);
         }
         names.sort();
-        assert_eq!(names, ["idle", "lanes", "pairs", "pairs100", "pairs16"]);
+        assert_eq!(names, ["drain", "idle", "lanes", "pairs", "pairs100", "pairs16"]);
     }
 
     #[test]
@@ -170,6 +182,8 @@ mod tests {
         for (text, named) in [
             ("name = 'p'\nkind = 'pairs'", "`pairs`"),
             ("name = 'p'\nkind = 'idle'", "`connections`"),
+            ("name = 'p'\nkind = 'drain'\nmessages = 1", "`devices`"),
+            ("name = 'p'\nkind = 'drain'\ndevices = 1", "`messages`"),
             ("name = 'p'\nkind = 'pairs'\npairs = 1\nin_flight = 65", "`in_flight`"),
             ("name = 'p'\nkind = 'pairs'\npairs = 1\npayload_bytes = 8", "`payload_bytes`"),
             ("name = 'p'\nkind = 'pairs'\npairs = 1\ninflight = 1", "inflight"),

@@ -6,7 +6,9 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use whimbrel_wire::{Builder, Code, CreateChatFields, Decoder, HelloFields, ServerFrame, VERSION, fb, limits};
+use whimbrel_wire::{
+    Builder, Code, CreateChatFields, Decoder, HelloFields, SendFields, ServerFrame, VERSION, fb, limits,
+};
 
 use crate::connect::connect;
 use crate::load::users::PairUsers;
@@ -27,6 +29,8 @@ pub(crate) struct Joined {
     decoder: Decoder,
     /// What is already acknowledged.
     pub(crate) floor: u64,
+    /// Where the inbox ended at the login.
+    pub(crate) head: u64,
     /// The last delivery that came.
     pub(crate) inbox_seq: u64,
 }
@@ -48,19 +52,8 @@ impl Joined {
     fn begin(address: SocketAddr, token: &str) -> anyhow::Result<Joined> {
         let stream = TcpStream::from(connect(address)?);
         stream.set_read_timeout(Some(ANSWER)).context("set a read timeout")?;
-        let mut joined = Joined { stream, decoder: Decoder::default(), floor: 0, inbox_seq: 0 };
-        let hello = HelloFields {
-            correlation: 1,
-            version_min: VERSION,
-            version_max: VERSION,
-            token,
-            device: DEVICE,
-            agent: "whimbrel-bench",
-            ..HelloFields::default()
-        };
-        let mut out = Vec::new();
-        Builder::default().hello(&mut out, &hello);
-        joined.stream.write_all(&out).context("send Hello")?;
+        let mut joined = Joined { stream, decoder: Decoder::default(), floor: 0, head: 0, inbox_seq: 0 };
+        joined.stream.write_all(&hello(token, 0)).context("send Hello")?;
         Ok(joined)
     }
 
@@ -76,6 +69,7 @@ impl Joined {
             bail!("the server's head {head} is below its floor {floor}");
         }
         self.floor = floor;
+        self.head = head;
         // A delivery may have come in the same bytes.
         self.inbox_seq = self.inbox_seq.max(floor);
         Ok(())
@@ -111,6 +105,45 @@ impl Joined {
         })
     }
 
+    /// Sends messages of a chat, so many that all may be in flight, until each is stored: those with the numbers from
+    /// `first` on, above [`Chat::last_client_seq`]. What is refused for the moment is sent again after the retry time.
+    pub(crate) fn store(&mut self, chat: &Chat, first: u64, payloads: &[Vec<u8>]) -> anyhow::Result<()> {
+        let from = chat.last_client_seq + first;
+        let mut stored = 0;
+        let begun = Instant::now();
+        while stored < payloads.len() {
+            let mut out = Vec::new();
+            for (client_seq, payload) in (from..).zip(payloads).skip(stored) {
+                let fields =
+                    SendFields { correlation: client_seq + 2, chat: chat.id, client_seq, prev: client_seq - 1 };
+                Builder::default().send(&mut out, &fields, payload);
+            }
+            self.stream.write_all(&out).context("send messages")?;
+            let (mut unanswered, mut pause) = (payloads.len() - stored, Duration::ZERO);
+            self.answer(|frame| {
+                match frame {
+                    ServerFrame::Sent(sent) if sent.durability() == fb::Durability::None => {
+                        bail!("a send was acknowledged before it was durable")
+                    }
+                    // Sends of a chat are stored in order.
+                    ServerFrame::Sent(sent) => stored = stored.max((sent.client_seq() + 1 - from) as usize),
+                    ServerFrame::Error(error) if error.retriable() && !error.closes() => {
+                        pause = pause.max(Duration::from_millis(u64::from(error.retry_after_ms().max(50))));
+                    }
+                    ServerFrame::Error(error) => bail!("a send was refused: {}", reason(error.code(), error.detail())),
+                    _ => return Ok(None),
+                }
+                unanswered -= 1;
+                Ok((unanswered == 0).then_some(()))
+            })?;
+            if begun.elapsed() > PATIENCE {
+                bail!("the server still refuses messages after {} s", PATIENCE.as_secs());
+            }
+            std::thread::sleep(pause);
+        }
+        Ok(())
+    }
+
     /// Reads until `pick` finds what it looks for.
     fn answer<T>(&mut self, mut pick: impl FnMut(&ServerFrame<'_>) -> anyhow::Result<Option<T>>) -> anyhow::Result<T> {
         let mut chunk = [0; 4096];
@@ -134,6 +167,23 @@ impl Joined {
         }
         found.context("the loop above ends when it is found")
     }
+}
+
+/// The frame of a login of a device that has everything up to `floor`.
+pub(crate) fn hello(token: &str, floor: u64) -> Vec<u8> {
+    let hello = HelloFields {
+        correlation: 1,
+        version_min: VERSION,
+        version_max: VERSION,
+        token,
+        device: DEVICE,
+        floor,
+        agent: "whimbrel-bench",
+        ..HelloFields::default()
+    };
+    let mut out = Vec::new();
+    Builder::default().hello(&mut out, &hello);
+    out
 }
 
 /// Why the server refused, in words.

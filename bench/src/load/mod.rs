@@ -21,9 +21,9 @@ mod stamp;
 mod tests;
 pub(crate) mod users;
 
-pub(crate) use ledger::Faults;
-pub(crate) use login::{Joined, log_in};
-pub(crate) use stamp::STAMP_BYTES;
+pub(crate) use ledger::{Faults, Ledger};
+pub(crate) use login::{Chat, Joined, hello, log_in, make_chats, reason};
+pub(crate) use stamp::{STAMP_BYTES, Stamp, blank};
 
 use pairs::{Pair, Peers};
 use users::PairUsers;

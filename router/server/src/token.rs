@@ -3,7 +3,7 @@
 //!
 //! A token is PASETO v4.public with the claims `user`, `device`, `epoch` and `exp`. Keys are written as PASERK, one line.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -74,6 +74,11 @@ pub(crate) fn load_or_create_dev_keys(data: &Path) -> anyhow::Result<DevKeys> {
             keys
         }
     };
+    // Before anything counts by the key; of one that was found too, for who made it may have been killed before this.
+    for directory in [keys_dir(data), data.to_owned()] {
+        let sync = || File::open(&directory)?.sync_all();
+        sync().with_context(|| format!("sync {}", directory.display()))?;
+    }
     // Written last and again if missing: it follows from the secret one.
     if !public_path(data).exists() {
         let public = AsymmetricPublicKey::<V4>::from(&keys.public).context("public half of the key")?;
