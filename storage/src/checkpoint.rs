@@ -105,15 +105,19 @@ impl CheckpointWriter {
         self.pieces += 1;
     }
 
-    /// Its last bytes: without them it is cut short.
-    pub fn end(self, out: &mut Vec<u8>) {
+    /// Its last bytes: without them it is cut short. What is in it may come from batches behind its position: all of them are
+    /// before the batch `through`, and durable.
+    pub fn end(self, through: u64, out: &mut Vec<u8>) {
+        let through = through.to_le_bytes();
+        let crc = crc32c::crc32c_append(seed(self.checkpoint.number, self.pieces), &through);
         out.extend_from_slice(&END.to_le_bytes());
-        out.extend_from_slice(&seed(self.checkpoint.number, self.pieces).to_le_bytes());
+        out.extend_from_slice(&crc.to_le_bytes());
+        out.extend_from_slice(&through);
     }
 }
 
 /// Reads where a checkpoint belongs from its first bytes, without looking at what is in it.
-pub(crate) fn head(bytes: &[u8], shard: u16, number: u64) -> Result<Checkpoint, BadCheckpoint> {
+fn head(bytes: &[u8], shard: u16, number: u64) -> Result<Checkpoint, BadCheckpoint> {
     let whole =
         bytes.len() >= HEADER_BYTES && u64_at(bytes, 0) == MAGIC && u32_at(bytes, 60) == crc32c::crc32c(&bytes[..60]);
     if !whole {
@@ -148,8 +152,13 @@ pub fn verify(bytes: &[u8], shard: u16, number: u64) -> Result<(Checkpoint, Piec
         let (len, crc) = (u32_at(rest, 0), u32_at(rest, 4));
         let seed = seed(number, pieces);
         if len == END {
-            let ended = crc == seed && rest.len() == PIECE_HEADER_BYTES;
-            return if ended { Ok((checkpoint, Pieces { rest: &bytes[HEADER_BYTES..at] })) } else { Err(damaged) };
+            let ended =
+                rest.len() == PIECE_HEADER_BYTES + 8 && crc == crc32c::crc32c_append(seed, &rest[PIECE_HEADER_BYTES..]);
+            if !ended {
+                return Err(damaged);
+            }
+            let through = u64_at(rest, PIECE_HEADER_BYTES);
+            return Ok((checkpoint, Pieces { rest: &bytes[HEADER_BYTES..at], through }));
         }
         let piece = rest.get(PIECE_HEADER_BYTES..PIECE_HEADER_BYTES + len as usize).ok_or(damaged)?;
         if crc != crc32c::crc32c_append(seed, piece) {
@@ -164,6 +173,14 @@ pub fn verify(bytes: &[u8], shard: u16, number: u64) -> Result<(Checkpoint, Piec
 #[derive(Clone, Debug)]
 pub struct Pieces<'a> {
     rest: &'a [u8],
+    through: u64,
+}
+
+impl Pieces<'_> {
+    /// The batch before which all is that is in them.
+    pub fn through(&self) -> u64 {
+        self.through
+    }
 }
 
 impl<'a> Iterator for Pieces<'a> {
@@ -201,7 +218,7 @@ mod tests {
         for piece in pieces {
             writer.piece(piece, &mut out);
         }
-        writer.end(&mut out);
+        writer.end(100, &mut out);
         out
     }
 
@@ -212,7 +229,7 @@ mod tests {
             let (checkpoint, read) = verify(&bytes, 2, 7).unwrap();
             assert_eq!(checkpoint, CHECKPOINT);
             assert_eq!(read.collect::<Vec<_>>(), pieces);
-            assert_eq!(head(&bytes, 2, 7), Ok(CHECKPOINT));
+            assert_eq!(verify(&bytes, 2, 7).unwrap().1.through(), 100);
         }
     }
 

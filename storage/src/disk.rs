@@ -40,4 +40,7 @@ pub trait Disk {
 
     /// All bytes of a checkpoint.
     fn read_checkpoint(&mut self, number: u64) -> io::Result<Vec<u8>>;
+
+    /// Puts a damaged checkpoint where it does not count any more, for good, and is not lost.
+    fn set_aside_checkpoint(&mut self, number: u64) -> io::Result<()>;
 }

@@ -232,6 +232,12 @@ impl Disk for FileDisk {
     fn read_checkpoint(&mut self, number: u64) -> io::Result<Vec<u8>> {
         fs::read(self.checkpoint_path(number))
     }
+
+    fn set_aside_checkpoint(&mut self, number: u64) -> io::Result<()> {
+        let path = self.checkpoint_path(number);
+        fs::rename(&path, path.with_extension("ckpt.bad"))?;
+        sync_directory(&self.directory)
+    }
 }
 
 /// Writes and flushes in one call where the kernel can, in two where it cannot.

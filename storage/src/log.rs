@@ -163,10 +163,11 @@ impl Log {
     ) -> Result<(Log, Recovered), OpenError> {
         options.check().map_err(OpenError::Options)?;
         let start = recover::newest_checkpoint(&options, disk, on_piece)?;
-        let found = recover::recover(&options, disk, start.newest().map(|it| it.position), on_record)?;
-        let mut segments = Segments::new(found.segments.first().map_or(SegmentId::FIRST, |(_, header)| header.id));
-        for (mapping, header) in found.segments {
-            segments.push(header.id, Segment::new(mapping, header.generation, header.id >= found.walked_from));
+        let found = recover::recover(&options, disk, &start, on_record)?;
+        start.set_aside(disk)?;
+        let mut segments = Segments::new(found.segments.first().map_or(SegmentId::FIRST, |(id, _)| *id));
+        for (id, segment) in found.segments {
+            segments.push(id, segment);
         }
         let log = Log {
             segments,
@@ -191,7 +192,7 @@ impl Log {
             log,
             Recovered {
                 checkpoint: start.newest().map(|it| it.number),
-                checkpoints_damaged: start.damaged,
+                checkpoints_damaged: start.damaged.len() as u32,
                 ..found.report
             },
         ))
@@ -484,8 +485,9 @@ impl Log {
     /// Retires the segments that neither the older checkpoint needs nor anybody holds. They come out of
     /// [`Log::segment_wanted`] and [`Log::segment_unwanted`] once nobody looks at them any more.
     pub fn retire(&mut self) {
-        if let Some(older) = self.kept[0] {
-            self.segments.retire_below(older.position.segment);
+        if let [Some(older), Some(newest)] = self.kept {
+            let needed = older.position.segment.min(newest.position.segment);
+            self.segments.retire_below(needed.min(self.tail_segment));
         }
     }
 

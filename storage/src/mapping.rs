@@ -36,7 +36,7 @@ pub fn read_in(mapping: &Bytes) -> io::Result<()> {
     let before = start.addr() % crate::limits::PAGE_BYTES as usize;
     // SAFETY: the pages that `mapping` lies in are mapped for as long as it lives, and advice to read them changes no byte.
     let populated = unsafe {
-        let first = start.sub(before).cast_mut().cast();
+        let first = start.wrapping_sub(before).cast_mut().cast();
         rustix::mm::madvise(first, before + mapping.len(), rustix::mm::Advice::LinuxPopulateRead)
     };
     match populated {

@@ -150,6 +150,11 @@ impl RamDisk {
         Ok(())
     }
 
+    /// Numbers and lengths of the checkpoints that are there.
+    pub fn checkpoint_sizes(&self) -> Vec<(u64, usize)> {
+        self.checkpoints.iter().map(|(number, bytes)| (*number, bytes.len())).collect()
+    }
+
     /// Turns one bit of a checkpoint over, as rot does.
     pub fn flip_checkpoint_bit(&mut self, number: u64, bit: usize) {
         if let Some(byte) = self.checkpoints.get_mut(&number).and_then(|bytes| bytes.get_mut(bit / 8)) {
@@ -223,6 +228,10 @@ impl Disk for RamDisk {
 
     fn read_checkpoint(&mut self, number: u64) -> io::Result<Vec<u8>> {
         self.checkpoints.get(&number).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn set_aside_checkpoint(&mut self, number: u64) -> io::Result<()> {
+        self.checkpoints.remove(&number).map(|_| ()).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }
 

@@ -10,9 +10,10 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use crate::checkpoint::{self, BadCheckpoint, Checkpoint, Position};
+use crate::checkpoint::{self, BadCheckpoint, Checkpoint};
 use crate::layout::{self, BATCH_HEADER_BYTES, BadSegment, BatchHeader, FIRST_BATCH_OFFSET, SegmentHeader};
 use crate::limits::{BATCH_MAX_BYTES, PAGE_BYTES};
+use crate::segments::Segment;
 use crate::{Disk, Location, LogOptions, RecordHeader, SegmentId};
 
 /// What opening a log found.
@@ -158,9 +159,7 @@ impl fmt::Display for RotReason {
 
 /// What [`Log::open`](crate::Log::open) goes on from.
 pub(crate) struct Found {
-    pub(crate) segments: Vec<(Bytes, SegmentHeader)>,
-    /// The first of them that was read.
-    pub(crate) walked_from: SegmentId,
+    pub(crate) segments: Vec<(SegmentId, Segment)>,
     pub(crate) next_batch: u64,
     pub(crate) tail_segment: SegmentId,
     pub(crate) tail_offset: u32,
@@ -184,22 +183,33 @@ enum Next {
 }
 
 /// Which checkpoints there are.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Start {
-    /// The older and the newer one that are kept.
+    /// The older and the newer one that are kept. Both hold.
     pub(crate) kept: [Option<Checkpoint>; 2],
     /// The number of the next one.
     pub(crate) next: u64,
-    pub(crate) damaged: u32,
+    /// All that is in the newer one is in batches before this.
+    through: u64,
+    /// Those that do not hold, or cannot be read.
+    pub(crate) damaged: Vec<u64>,
 }
 
 impl Start {
     pub(crate) fn newest(&self) -> Option<Checkpoint> {
         self.kept[1]
     }
+
+    /// Damaged ones are put aside: were one of them read again after the log has gone on from another, it would lead astray.
+    pub(crate) fn set_aside(&self, disk: &mut dyn Disk) -> Result<(), OpenError> {
+        for &number in &self.damaged {
+            disk.set_aside_checkpoint(number).map_err(|source| OpenError::CheckpointIo { number, source })?;
+        }
+        Ok(())
+    }
 }
 
-/// Finds the newest checkpoint that holds and gives out its pieces. One that is damaged stays where it is.
+/// Finds the newest checkpoint that holds and gives out its pieces, and the one before it.
 pub(crate) fn newest_checkpoint(
     options: &LogOptions,
     disk: &mut dyn Disk,
@@ -210,24 +220,29 @@ pub(crate) fn newest_checkpoint(
     let mut start = Start { next: numbers.last().map_or(1, |newest| newest + 1), ..Start::default() };
     let mut first_bad = None;
     for number in numbers.into_iter().rev() {
-        let bytes = disk.read_checkpoint(number).map_err(|source| OpenError::CheckpointIo { number, source })?;
-        if start.kept[1].is_some() {
-            // Only a damaged newest one would need what is in it.
-            if let Ok(older) = checkpoint::head(&bytes, options.shard, number) {
+        let bytes = match disk.read_checkpoint(number) {
+            Ok(bytes) => bytes,
+            // Rot shows as an error of the device more often than as other bytes.
+            Err(source) => {
+                start.damaged.push(number);
+                first_bad.get_or_insert(OpenError::CheckpointIo { number, source });
+                continue;
+            }
+        };
+        match checkpoint::verify(&bytes, options.shard, number) {
+            Ok((newest, pieces)) if start.kept[1].is_none() => {
+                start.kept[1] = Some(newest);
+                start.through = pieces.through();
+                pieces.for_each(&mut *on_piece);
+            }
+            Ok((older, _)) => {
                 start.kept[0] = Some(older);
                 break;
-            }
-            continue;
-        }
-        match checkpoint::verify(&bytes, options.shard, number) {
-            Ok((newest, pieces)) => {
-                start.kept[1] = Some(newest);
-                pieces.for_each(&mut *on_piece);
             }
             // Another program's is not damaged, and what follows it in the log is not for this one either.
             Err(reason @ BadCheckpoint::Format(_)) => return Err(OpenError::Checkpoint { number, reason }),
             Err(reason) => {
-                start.damaged += 1;
+                start.damaged.push(number);
                 first_bad.get_or_insert(OpenError::Checkpoint { number, reason });
             }
         }
@@ -241,13 +256,14 @@ pub(crate) fn newest_checkpoint(
 pub(crate) fn recover(
     options: &LogOptions,
     disk: &mut dyn Disk,
-    from: Option<Position>,
+    start: &Start,
     on_record: &mut dyn FnMut(&RecordHeader, Location, Bytes),
 ) -> Result<Found, OpenError> {
+    let from = start.newest().map(|newest| newest.position);
     let walked_from = from.map_or(SegmentId::FIRST, |position| position.segment);
-    let segments = open_segments(options, disk, walked_from)?;
+    let (held, segments) = open_segments(options, disk, walked_from)?;
     let behind = segments.partition_point(|(_, header)| header.id < walked_from);
-    let (start, first_batch) = match from {
+    let (begin, first_batch) = match from {
         Some(position) => {
             let header = &segments[behind].1;
             if header.generation != position.generation {
@@ -259,7 +275,11 @@ pub(crate) fn recover(
         None => (At { segment: 0, offset: FIRST_BATCH_OFFSET }, 1),
     };
     let mut walk = Walk { segments: &segments[behind..], next_batch: first_batch, records: 0 };
-    let (last, tail) = walk.accept(start, on_record)?;
+    let (last, tail) = walk.accept(begin, on_record)?;
+    if walk.next_batch < start.through {
+        // The checkpoint has what stood here: it was durable.
+        return Err(walk.rot(tail, RotReason::BatchMissing));
+    }
     let remains = walk.judge_tail(tail)?;
     let (walked, next_batch, records) = (walk.segments, walk.next_batch, walk.records);
 
@@ -284,16 +304,19 @@ pub(crate) fn recover(
         ..Recovered::default()
     };
     let tail_segment = walked[tail.segment].1.id;
-    Ok(Found { walked_from, next_batch, tail_segment, tail_offset: tail.offset, report, segments })
+    Ok(Found { next_batch, tail_segment, tail_offset: tail.offset, report, segments: held })
 }
 
-/// All segments, in order, with their headers checked. From `walked_from` on none is missing, and their pages are read in; of
+/// Views of segments, with their headers.
+type Views = Vec<(Bytes, SegmentHeader)>;
+
+/// All segments, in order, with their headers checked: what holds them, and their views. From `walked_from` on none is missing, and their pages are read in; of
 /// those before it some may be gone, for nobody needed them. A log without any gets its first.
 fn open_segments(
     options: &LogOptions,
     disk: &mut dyn Disk,
     walked_from: SegmentId,
-) -> Result<Vec<(Bytes, SegmentHeader)>, OpenError> {
+) -> Result<(Vec<(SegmentId, Segment)>, Views), OpenError> {
     let missing = |segment| OpenError::Rot { segment, offset: 0, reason: RotReason::SegmentMissing };
     let mut ids = disk.list().map_err(failed("list", SegmentId(0)))?;
     ids.sort_unstable();
@@ -301,8 +324,11 @@ fn open_segments(
         let id = SegmentId::FIRST;
         let mapping = disk.create(id, options.segment_size).map_err(failed("make", id))?;
         let header = check_segment(options, id, &mapping)?;
-        return Ok(vec![(mapping, header)]);
+        let segment = Segment::new(mapping, header.generation, true);
+        let view = segment.view().clone();
+        return Ok((vec![(id, segment)], vec![(view, header)]));
     }
+    let mut held = Vec::with_capacity(ids.len());
     let mut segments = Vec::with_capacity(ids.len());
     let mut expected = walked_from;
     for id in ids {
@@ -314,12 +340,15 @@ fn open_segments(
         }
         let mapping = disk.open(id, id >= walked_from).map_err(failed("open", id))?;
         let header = check_segment(options, id, &mapping)?;
-        segments.push((mapping, header));
+        // Who is given records looks at views, which are counted.
+        let segment = Segment::new(mapping, header.generation, id >= walked_from);
+        segments.push((segment.view().clone(), header));
+        held.push((id, segment));
     }
     if expected == walked_from {
         return Err(missing(walked_from));
     }
-    Ok(segments)
+    Ok((held, segments))
 }
 
 fn check_segment(options: &LogOptions, id: SegmentId, mapping: &Bytes) -> Result<SegmentHeader, OpenError> {

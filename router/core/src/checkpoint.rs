@@ -26,6 +26,8 @@ pub(crate) struct Rounds {
     written_bytes: u64,
     /// Bytes of the last one.
     image_bytes: u64,
+    /// The last one failed: the next does not close a segment again, or each failure would use one up.
+    failed: bool,
     /// Given to the disk whole, and not answered.
     finishing: Option<Checkpoint>,
     /// The one that is made before the shard stops.
@@ -144,18 +146,24 @@ impl Sweep {
         true
     }
 
-    /// Gives out what is made so far.
-    fn give_out(&mut self, fx: &mut Effects, first: bool) {
+    /// What is made so far, as it is written.
+    fn take_piece(&mut self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.piece.len() + 128);
-        if first {
+        if self.bytes == 0 {
             self.writer.begin(&mut bytes);
         }
         if !self.piece.is_empty() {
             self.writer.piece(&self.piece, &mut bytes);
             self.piece.clear();
         }
-        self.outstanding += 1;
         self.bytes += bytes.len() as u64;
+        bytes
+    }
+
+    /// Gives out what is made so far.
+    fn give_out(&mut self, fx: &mut Effects) {
+        let bytes = self.take_piece();
+        self.outstanding += 1;
         fx.list.push(Effect::Checkpoint { number: self.writer.checkpoint().number, bytes, last: None });
     }
 }
@@ -167,7 +175,7 @@ impl Shard {
             if !self.checkpoint_is_due() {
                 return;
             }
-            self.begin_checkpoint(fx);
+            self.begin_checkpoint();
         }
         if let Some(mut sweep) = self.sweep.take() {
             let ended = sweep.outstanding < limits::IMAGE_PIECES_MAX && self.sweep_slice(fx, &mut sweep);
@@ -184,7 +192,7 @@ impl Shard {
         match &self.sweep {
             Some(sweep) if sweep.outstanding < limits::IMAGE_PIECES_MAX => Some(self.now.mono_us),
             Some(_) => None,
-            None if self.rounds.finishing.is_some() || self.stopping || !self.has_changed() => None,
+            None if self.rounds.finishing.is_some() || self.stopping || !self.is_whole || !self.has_changed() => None,
             None => Some(self.rounds.next_us),
         }
     }
@@ -200,26 +208,32 @@ impl Shard {
         if (now_us < self.rounds.next_us && grown < enough)
             || self.rounds.finishing.is_some()
             || self.stopping
-            || self.disk_full
-            || !self.is_ready()
+            || !self.is_whole
         {
             return false;
         }
-        if now_us >= self.rounds.next_us {
-            // What has become dead in the segment that is written is let go with it.
-            let changed = self.has_changed();
-            if changed {
-                self.log.seal();
-            }
+        if now_us < self.rounds.next_us {
+            return !self.rounds.failed;
+        }
+        if !self.has_changed() {
             self.rounds.next_us = now_us + self.config.bounds.forget_after_us / limits::FORGET_STEPS;
-            return changed;
+            return false;
+        }
+        if self.may_seal() {
+            // What has become dead in the segment that is written is let go with it.
+            self.log.seal();
         }
         true
     }
 
+    /// Whether the segment that is written may be closed. Where none can be made the spares are for what was accepted.
+    fn may_seal(&self) -> bool {
+        !self.rounds.failed && !self.log.lacks_spares() && self.log.can_seal()
+    }
+
     /// Whether anything happened since both checkpoints that are kept, or is in a segment that can be closed by now.
     fn has_changed(&self) -> bool {
-        if self.log.can_seal() {
+        if self.may_seal() {
             return true;
         }
         let position = self.log.position();
@@ -227,18 +241,20 @@ impl Shard {
         !(same(self.log.older_checkpoint()) && same(self.log.newest_checkpoint()))
     }
 
-    fn begin_checkpoint(&mut self, fx: &mut Effects) {
+    fn begin_checkpoint(&mut self) {
         let position = self.log.position();
-        if self.lags_behind(position) {
+        let writer = if self.lags_behind(position) { None } else { self.log.begin_checkpoint(position) };
+        let Some(writer) = writer else {
+            // It passes within a turn, or with the next segment that is made.
+            self.rounds.next_us = self.now.mono_us + limits::CHECKPOINT_SOON_US;
             return;
-        }
-        let Some(writer) = self.log.begin_checkpoint(position) else { return };
+        };
+        self.rounds.next_us = self.now.mono_us + self.config.bounds.forget_after_us / limits::FORGET_STEPS;
         self.rounds.round += 1;
         self.rounds.written_bytes = self.log.written_bytes();
         let piece = Vec::with_capacity(limits::IMAGE_PIECE_BYTES + limits::IMAGE_SLICE_BYTES);
         let round = self.rounds.round;
-        let mut sweep = Sweep { writer, round, p: 0, sizes: None, next: 0, piece, bytes: 0, outstanding: 0 };
-        sweep.give_out(fx, true);
+        let sweep = Sweep { writer, round, p: 0, sizes: None, next: 0, piece, bytes: 0, outstanding: 0 };
         self.sweep = Some(sweep);
     }
 
@@ -254,7 +270,7 @@ impl Shard {
         let since = sweep.piece.len();
         for _ in 0..limits::IMAGE_SLICE_OBJECTS {
             if sweep.piece.len() >= limits::IMAGE_PIECE_BYTES {
-                sweep.give_out(fx, false);
+                sweep.give_out(fx);
                 return false;
             }
             if sweep.piece.len() - since >= limits::IMAGE_SLICE_BYTES {
@@ -294,12 +310,9 @@ impl Shard {
 
     fn finish_checkpoint(&mut self, fx: &mut Effects, mut sweep: Sweep) {
         let checkpoint = sweep.writer.checkpoint();
-        let mut bytes = Vec::with_capacity(sweep.piece.len() + 64);
-        if !sweep.piece.is_empty() {
-            sweep.writer.piece(&sweep.piece, &mut bytes);
-        }
-        sweep.writer.end(&mut bytes);
-        self.rounds.image_bytes = sweep.bytes + bytes.len() as u64;
+        let mut bytes = sweep.take_piece();
+        sweep.writer.end(self.log.position().batch, &mut bytes);
+        self.rounds.image_bytes = sweep.bytes;
         self.rounds.finishing = Some(checkpoint);
         // The newest one becomes the older of the two.
         let keep_from = self.log.newest_checkpoint().map_or(0, |newest| newest.number);
@@ -317,6 +330,7 @@ impl Shard {
     pub(crate) fn on_checkpoint_written(&mut self, number: u64) {
         let done = self.rounds.finishing.take().filter(|checkpoint| checkpoint.number == number);
         let checkpoint = done.expect("a checkpoint that was given out whole is answered");
+        self.rounds.failed = false;
         self.log.checkpoint_written(checkpoint);
         self.log.retire();
         self.counters.checkpoints += 1;
@@ -331,6 +345,7 @@ impl Shard {
             self.rounds.finishing = None;
         }
         self.counters.checkpoints_failed += 1;
+        self.rounds.failed = true;
         self.rounds.next_us = self.now.mono_us + limits::CHECKPOINT_RETRY_US;
         if self.stopping {
             // The log has all of it.
@@ -340,8 +355,8 @@ impl Shard {
 
     /// Makes the last checkpoint of a shard that stops, so that the next start has nothing to read. True once it is there, or
     /// cannot be.
-    pub(crate) fn last_checkpoint(&mut self, fx: &mut Effects) -> bool {
-        if self.rounds.last == LastRound::Done || self.disk_full || !self.is_ready() {
+    pub(crate) fn last_checkpoint(&mut self) -> bool {
+        if self.rounds.last == LastRound::Done || !self.is_ready() {
             return true;
         }
         if self.sweep.is_some() || self.rounds.finishing.is_some() {
@@ -351,7 +366,7 @@ impl Shard {
             self.rounds.last = LastRound::Done;
             return true;
         }
-        self.begin_checkpoint(fx);
+        self.begin_checkpoint();
         if self.sweep.is_none() {
             // The position is in a segment that is not made yet: a start reads a little.
             self.rounds.last = LastRound::Done;
@@ -375,7 +390,8 @@ impl Shard {
     }
 
     pub(crate) fn wait_to_fan_out(&mut self, at: TargetRef) {
-        if !self.cold.targets.contains(&at) {
+        let target = &mut self.partitions[at.p].state.chats[at.chat].targets[at.target];
+        if !std::mem::replace(&mut target.cold, true) {
             self.cold.targets.push(at);
         }
     }
@@ -387,6 +403,7 @@ impl Shard {
             self.want_delivery(conn);
         }
         for at in std::mem::take(&mut self.cold.targets) {
+            self.partitions[at.p].state.chats[at.chat].targets[at.target].cold = false;
             self.pump_outbox(fx, at);
         }
     }

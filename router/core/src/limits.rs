@@ -82,6 +82,9 @@ pub const CHECKPOINT_SEGMENTS: u64 = 4;
 /// And not before the log has grown by so many times what the last one took: a large state is not written over and over.
 pub const CHECKPOINT_IMAGES: u64 = 8;
 
+/// One that could not begin is tried again after this time.
+pub const CHECKPOINT_SOON_US: u64 = 10 * MS;
+
 /// A checkpoint that failed is tried again after this time.
 pub const CHECKPOINT_RETRY_US: u64 = 1000 * MS;
 

@@ -92,6 +92,8 @@ pub(crate) struct Target {
     pub(crate) blocked: bool,
     /// Soft: in the list of what to confirm next.
     pub(crate) dirty: bool,
+    /// Soft: waits for a segment to be read in.
+    pub(crate) cold: bool,
 }
 
 /// One device's inbox: what it has not acknowledged.
@@ -261,6 +263,7 @@ impl Target {
             watched: false,
             blocked: false,
             dirty: false,
+            cold: false,
         }
     }
 }

@@ -95,7 +95,7 @@ pub struct Shard {
     pub(crate) stopping: bool,
     stopped: bool,
     /// What waits was seen to be there, once all partitions served.
-    is_whole: bool,
+    pub(crate) is_whole: bool,
     told_wake_us: u64,
 }
 
@@ -201,7 +201,11 @@ impl Shard {
             Input::CheckpointWritten { number } => self.on_checkpoint_written(number),
             Input::CheckpointFailed { number } => self.on_checkpoint_failed(number),
             Input::ReadIn { segment } => self.on_read_in(fx, segment),
-            Input::Timeout => self.on_timeout(fx),
+            Input::Timeout => {
+                // What was told is used up, so that the same time may be told again.
+                self.told_wake_us = 0;
+                self.on_timeout(fx);
+            }
             Input::Stop => self.on_stop(fx),
             Input::TurnEnd { more } => self.end_turn(fx, more),
         }
@@ -271,7 +275,7 @@ impl Shard {
             && (nothing_waits || self.disk_full && self.log.staged_bytes() > 0);
         // What waits for a lane is no reason to stay: the shard it leads to may have stopped, and all of it is asked or
         // sent again after a start.
-        if quiet && !self.stopped && self.last_checkpoint(fx) {
+        if quiet && !self.stopped && self.last_checkpoint() {
             self.stopped = true;
             fx.list.push(Effect::Stopped);
         }

@@ -435,6 +435,13 @@ impl Cell {
         if let Some(flush) = self.flush.take() {
             let _ = self.disk.write_unfinished(&flush.write, &mut b.rng);
         }
+        // Only where the one before it is there to serve.
+        if let [.., _, (newest, len)] = self.disk.ram.checkpoint_sizes()[..]
+            && b.rng.per_mille(b.weather.checkpoint_rots_per_mille)
+        {
+            self.disk.ram.flip_checkpoint_bit(newest, b.rng.index(len * 8));
+            b.stats.checkpoints_rotten += 1;
+        }
         if how == Crash::PowerCut {
             let remains = self.disk.power_cut(&mut b.rng);
             b.trace.line(format_args!(

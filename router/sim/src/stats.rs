@@ -61,6 +61,8 @@ stats! {
     checkpoints,
     /// Checkpoints that could not be written.
     checkpoints_failed,
+    /// Checkpoints that a crash left damaged.
+    checkpoints_rotten,
     /// Starts that had one to go on from.
     starts_from_checkpoint,
     /// Segments that were made of others.

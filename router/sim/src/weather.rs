@@ -29,6 +29,8 @@ pub(crate) struct Weather {
     pub(crate) prepare_us: u64,
     pub(crate) prepare_fails_per_mille: u64,
     pub(crate) checkpoint_fails_per_mille: u64,
+    /// How often a crash leaves the newest checkpoint damaged.
+    pub(crate) checkpoint_rots_per_mille: u64,
     /// Mean time between two things that one client does.
     pub(crate) client_us: u64,
     pub(crate) payload_max: u64,
@@ -69,7 +71,7 @@ impl Weather {
             users: rng.between(3, 8) as usize,
             devices_max: rng.between(1, 3),
             pace_us: rng.pick(&[10, 50, 200, 800]),
-            turn_us: rng.pick(&[500, 3000, 10_000]),
+            turn_us: rng.pick(&[1000, 3000, 10_000]),
             turn_inputs: rng.pick(&[12, 32, 128]),
             send_us: rng.pick(&[50, 2000, 10_000]),
             flush_us: rng.pick(&[100, 1000, 5000, 20_000]),
@@ -77,6 +79,7 @@ impl Weather {
             prepare_us: rng.pick(&[1_000, 20_000, 500_000]),
             prepare_fails_per_mille: calm(rng.pick(&[0, 100, 500])),
             checkpoint_fails_per_mille: calm(rng.pick(&[0, 50, 300])),
+            checkpoint_rots_per_mille: calm(rng.pick(&[0, 0, 200])),
             client_us: rng.pick(&[100, 400, 1500]),
             payload_max: rng.pick(&[64, 400, 3000, 60_000]),
             in_flight: rng.pick(&[1, 8, 24, 80]),
@@ -124,6 +127,6 @@ fn bounds(rng: &mut Rng) -> Bounds {
         inbox_pointers: rng.pick(&[20, 100, usual.inbox_pointers]),
         lane_backlog: rng.pick(&[16, 256, usual.lane_backlog]),
         retry_after_ms: rng.pick(&[5, usual.retry_after_ms]),
-        forget_after_us: rng.pick(&[40 * MS, 400 * MS, 4_000 * MS, usual.forget_after_us]),
+        forget_after_us: rng.pick(&[200 * MS, 4_000 * MS, usual.forget_after_us, usual.forget_after_us]),
     }
 }

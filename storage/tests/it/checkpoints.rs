@@ -51,7 +51,7 @@ impl Owner {
         writer.begin(&mut bytes);
         writer.piece(&self.seen.to_le_bytes(), &mut bytes);
         writer.piece(b"more", &mut bytes);
-        writer.end(&mut bytes);
+        writer.end(self.rig.log.position().batch, &mut bytes);
         let older = self.rig.log.older_checkpoint().map_or(0, |older| older.number);
         let keep_from = self.rig.log.newest_checkpoint().map_or(0, |newest| newest.number);
         assert!(older <= keep_from);
@@ -168,15 +168,15 @@ fn the_older_checkpoint_serves_where_the_newer_is_damaged() {
         };
         let mut random = Random(seed);
         let mut disk = owner.rig.disk.crash(&mut |_, _| false);
-        disk.flip_checkpoint_bit(newest.number, random.below(64 * 8) as usize);
+        disk.flip_checkpoint_bit(newest.number, random.below((64 + 8 + 8) * 8) as usize);
         let (_, recovered, seen, found) = open(&mut disk).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         assert_eq!((recovered.checkpoint, recovered.checkpoints_damaged), (Some(older.number), 1));
         let first = owner.seen - found.len() as u64 + 1;
         assert!(seen + 1 >= first && found == (first..=owner.seen).collect::<Vec<_>>(), "seed {seed}");
         served.insert(seed);
         // With that one damaged too nothing is made up.
-        disk.flip_checkpoint_bit(older.number, random.below(64 * 8) as usize);
-        assert!(matches!(open(&mut disk), Err(OpenError::Checkpoint { number, .. }) if number == newest.number));
+        disk.flip_checkpoint_bit(older.number, random.below((64 + 8 + 8) * 8) as usize);
+        assert!(matches!(open(&mut disk), Err(OpenError::Checkpoint { number, .. }) if number == older.number));
     }
     assert!(served.len() > 50);
 }

@@ -170,6 +170,10 @@ impl Disk for Dying<'_> {
     fn read_checkpoint(&mut self, number: u64) -> io::Result<Vec<u8>> {
         self.disk.read_checkpoint(number)
     }
+
+    fn set_aside_checkpoint(&mut self, number: u64) -> io::Result<()> {
+        self.disk.set_aside_checkpoint(number)
+    }
 }
 
 #[test]

@@ -6,11 +6,13 @@ use std::path::PathBuf;
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
+use whimbrel_tune::check::ProfileState;
 use whimbrel_wire::Code;
 
 use super::metrics;
 use super::node::Node;
 use crate::shell::{Snapshot, Stage};
+use crate::tuning;
 
 /// A node.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -22,7 +24,23 @@ pub(crate) struct Status {
     pub(crate) data: PathBuf,
     pub(crate) listen: SocketAddr,
     pub(crate) admin: SocketAddr,
+    /// Absent where the server was told no profile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) tuning: Option<Tuning>,
     pub(crate) shards: Vec<ShardStatus>,
+}
+
+/// How the tuning profile stands, that the server was told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Tuning {
+    pub(crate) profile: String,
+    pub(crate) met: usize,
+    pub(crate) short: usize,
+    /// Settings that this machine does not have.
+    pub(crate) missing: usize,
+    /// What shows what is short, and what mends it. Absent where nothing is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) mend: Option<String>,
 }
 
 /// One of its shards. Counts are since the start.
@@ -73,11 +91,20 @@ impl Status {
             data: about.data.clone(),
             listen: about.listen,
             admin: about.admin,
+            tuning: tuning::state_now().as_ref().map(Tuning::of),
             shards: (0..)
                 .zip(snapshots)
                 .map(|(shard, snapshot)| ShardStatus::of(shard, snapshot, about.segment_size))
                 .collect(),
         }
+    }
+}
+
+impl Tuning {
+    fn of(state: &ProfileState) -> Tuning {
+        let ProfileState { profile, met, short, missing, .. } = state;
+        let mend = tuning::mend(state);
+        Tuning { profile: profile.clone(), met: *met, short: *short, missing: *missing, mend }
     }
 }
 

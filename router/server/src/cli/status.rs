@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use crate::admin::place;
-use crate::admin::status::{Quantiles, ShardStatus, Status};
+use crate::admin::status::{Quantiles, ShardStatus, Status, Tuning};
 use crate::cli::StatusArgs;
 use crate::cli::output::{Failure, Out};
 use crate::shell::Stage;
@@ -135,13 +135,24 @@ fn table(status: &Status) -> String {
 fn about(status: &Status) -> Vec<(&'static str, String)> {
     let serving = status.shards.iter().filter(|shard| shard.stage == Stage::Accepting).count();
     let all = status.shards.len();
-    vec![
+    let mut lines = vec![
         ("version", format!("{} ({})", status.version, status.commit)),
         ("process", format!("{}, up {}", status.pid, time_text(status.uptime_seconds))),
         ("listens", format!("{}, admin {}", status.listen, status.admin)),
         ("data", status.data.display().to_string()),
         ("serving", if serving == all { format!("all {all} shards") } else { format!("{serving} of {all} shards") }),
-    ]
+    ];
+    lines.extend(status.tuning.as_ref().map(|tuning| ("tuning", tuning_text(tuning))));
+    lines
+}
+
+fn tuning_text(Tuning { profile, short, mend, .. }: &Tuning) -> String {
+    match mend {
+        None => format!("{profile}, as it should be"),
+        Some(mend) => {
+            format!("{profile}, {short} {} short; to mend: {mend}", if *short == 1 { "setting" } else { "settings" })
+        }
+    }
 }
 
 struct Row {
@@ -285,8 +296,25 @@ mod tests {
             data: "data".into(),
             listen: "127.0.0.1:7400".parse().unwrap(),
             admin: "127.0.0.1:7401".parse().unwrap(),
+            tuning: None,
             shards: (0..shards).map(shard).collect(),
         }
+    }
+
+    #[test]
+    fn the_profile_is_shown_where_one_is_set() {
+        let mut status = status(1);
+        assert!(!table(&status).contains("tuning"), "none is set");
+        assert!(!serde_json::to_string(&status).unwrap().contains("tuning"));
+        let mut tuning = Tuning { profile: "latency".to_owned(), met: 9, short: 0, missing: 2, mend: None };
+        status.tuning = Some(tuning.clone());
+        assert!(table(&status).contains("tuning    latency, as it should be\n"));
+        (tuning.short, tuning.mend) = (3, Some("whimbrel-tune apply latency".to_owned()));
+        status.tuning = Some(tuning.clone());
+        let text = table(&status);
+        assert!(text.contains("tuning    latency, 3 settings short; to mend: whimbrel-tune apply latency\n"), "{text}");
+        let json = serde_json::to_string(&status).unwrap();
+        assert_eq!(serde_json::from_str::<Status>(&json).unwrap().tuning, Some(tuning), "{json}");
     }
 
     #[test]

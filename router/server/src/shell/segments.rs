@@ -69,7 +69,7 @@ impl Segments {
             }
         })?;
         let (keeping, jobs) = mpsc::channel();
-        let mut keeper = Keeper { disk: disk.clone(), writing: None };
+        let mut keeper = Keeper { disk: disk.clone(), writing: None, failures: 0 };
         thread::Builder::new().name(format!("keeper-{shard}")).spawn(move || {
             for job in jobs {
                 let Some(result) = keeper.work(job) else { continue };
@@ -179,6 +179,8 @@ struct Keeper {
     disk: FileDisk,
     /// The checkpoint that is being written.
     writing: Option<(u64, File)>,
+    /// In a row.
+    failures: u32,
 }
 
 impl Keeper {
@@ -194,18 +196,21 @@ impl Keeper {
             Keeping::Checkpoint { number, bytes, last } => {
                 let is_first = self.writing.as_ref().is_none_or(|(writing, _)| *writing != number);
                 if is_first && !bytes.starts_with(CHECKPOINT_MAGIC) {
-                    // It failed, and this was on its way already.
-                    return None;
+                    // It failed, and was answered so; this was on its way already.
+                    return Some(Input::CheckpointTaken { number });
                 }
                 Some(match self.write(number, &bytes, last) {
                     Ok(()) if last.is_none() => Input::CheckpointTaken { number },
                     Ok(()) => Input::CheckpointWritten { number },
                     Err(error) => {
-                        tracing::error!(
-                            number, %error,
-                            "cannot write a checkpoint; it is tried again every second. Until then the log grows and nothing in it is \
-                             forgotten: make room, or check the disk (dmesg)"
-                        );
+                        if self.failures.is_multiple_of(LOGGED) {
+                            tracing::error!(
+                                number, %error,
+                                "cannot write a checkpoint; it is tried again every second. Until then the log grows and nothing in it is \
+                                 forgotten: make room, or check the disk (dmesg)"
+                            );
+                        }
+                        self.failures += 1;
                         self.writing = None;
                         self.disk.abandon_checkpoint(number);
                         Input::CheckpointFailed { number }
@@ -224,6 +229,7 @@ impl Keeper {
         if let Some(keep_from) = last {
             self.disk.finish_checkpoint(file, number, keep_from)?;
             self.writing = None;
+            self.failures = 0;
         }
         Ok(())
     }
