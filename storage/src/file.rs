@@ -78,10 +78,12 @@ impl FileDisk {
             .and_then(|()| self.overwrite(&tmp, id, size_bytes))
             .and_then(|()| fs::rename(&tmp, &path));
         if let Err(error) = made {
+            // What cannot be removed now is at the next start.
             let _ = fs::remove_file(&tmp);
             return Err(error);
         }
         sync_directory(&self.directory).and_then(|()| self.map(id, true)).inspect_err(|_| {
+            // Nobody was given it, so that it can be made again.
             let _ = fs::remove_file(&path);
         })
     }

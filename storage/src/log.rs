@@ -491,11 +491,6 @@ impl Log {
         }
     }
 
-    /// Whether retired segments wait for the last view of them to go.
-    pub fn has_pinned(&self) -> bool {
-        self.segments.are_leaving()
-    }
-
     fn gathering_has(&self, bytes: usize) -> bool {
         self.gathering && self.staged.back().is_some_and(|batch| batch.room() as usize >= bytes)
     }

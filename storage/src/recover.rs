@@ -261,7 +261,7 @@ pub(crate) fn recover(
 ) -> Result<Found, OpenError> {
     let from = start.newest().map(|newest| newest.position);
     let walked_from = from.map_or(SegmentId::FIRST, |position| position.segment);
-    let (held, segments) = open_segments(options, disk, walked_from)?;
+    let (held, segments) = open_segments(options, disk, from.map(|position| position.segment))?;
     let behind = segments.partition_point(|(_, header)| header.id < walked_from);
     let (begin, first_batch) = match from {
         Some(position) => {
@@ -310,17 +310,19 @@ pub(crate) fn recover(
 /// Views of segments, with their headers.
 type Views = Vec<(Bytes, SegmentHeader)>;
 
-/// All segments, in order, with their headers checked: what holds them, and their views. From `walked_from` on none is missing, and their pages are read in; of
-/// those before it some may be gone, for nobody needed them. A log without any gets its first.
+/// All segments, in order, with their headers checked: what holds them, and their views. From the one that a
+/// checkpoint names on, or the first, none is missing, and their pages are read in; of
+/// those before it some may be gone, for nobody needed them. A log without any, and without a checkpoint, gets its first.
 fn open_segments(
     options: &LogOptions,
     disk: &mut dyn Disk,
-    walked_from: SegmentId,
+    from: Option<SegmentId>,
 ) -> Result<(Vec<(SegmentId, Segment)>, Views), OpenError> {
+    let walked_from = from.unwrap_or(SegmentId::FIRST);
     let missing = |segment| OpenError::Rot { segment, offset: 0, reason: RotReason::SegmentMissing };
     let mut ids = disk.list().map_err(failed("list", SegmentId(0)))?;
     ids.sort_unstable();
-    if ids.is_empty() && walked_from == SegmentId::FIRST {
+    if ids.is_empty() && from.is_none() {
         let id = SegmentId::FIRST;
         let mapping = disk.create(id, options.segment_size).map_err(failed("make", id))?;
         let header = check_segment(options, id, &mapping)?;

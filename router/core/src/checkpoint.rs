@@ -30,15 +30,8 @@ pub(crate) struct Rounds {
     failed: bool,
     /// Given to the disk whole, and not answered.
     finishing: Option<Checkpoint>,
-    /// The one that is made before the shard stops.
-    last: LastRound,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum LastRound {
-    #[default]
-    Waits,
-    Done,
+    /// The shard stops, and its last one is there or cannot be.
+    is_last_done: bool,
 }
 
 /// A checkpoint that is being made.
@@ -349,27 +342,27 @@ impl Shard {
         self.rounds.next_us = self.now.mono_us + limits::CHECKPOINT_RETRY_US;
         if self.stopping {
             // The log has all of it.
-            self.rounds.last = LastRound::Done;
+            self.rounds.is_last_done = true;
         }
     }
 
     /// Makes the last checkpoint of a shard that stops, so that the next start has nothing to read. True once it is there, or
     /// cannot be.
     pub(crate) fn last_checkpoint(&mut self) -> bool {
-        if self.rounds.last == LastRound::Done || !self.is_ready() {
+        if self.rounds.is_last_done || !self.is_ready() {
             return true;
         }
         if self.sweep.is_some() || self.rounds.finishing.is_some() {
             return false;
         }
         if self.log.newest_checkpoint().is_some_and(|newest| newest.position == self.log.position()) {
-            self.rounds.last = LastRound::Done;
+            self.rounds.is_last_done = true;
             return true;
         }
         self.begin_checkpoint();
         if self.sweep.is_none() {
             // The position is in a segment that is not made yet: a start reads a little.
-            self.rounds.last = LastRound::Done;
+            self.rounds.is_last_done = true;
         }
         self.sweep.is_none()
     }

@@ -197,3 +197,48 @@ fn a_segment_that_a_checkpoint_names_has_to_be_there() {
     let error = open(&mut disk).err().unwrap();
     assert!(matches!(error, OpenError::Rot { reason: RotReason::NotTheCheckpoints, .. }), "{error}");
 }
+
+#[test]
+fn after_a_damaged_checkpoint_the_segment_that_is_written_stays() {
+    let mut owner = Owner::new();
+    owner.rig.append(1000).unwrap();
+    owner.rig.settle();
+    let put = |log: &mut Log, disk: &mut RamDisk| {
+        let writer = log.begin_checkpoint(log.position()).unwrap();
+        let (checkpoint, mut bytes) = (writer.checkpoint(), Vec::new());
+        writer.begin(&mut bytes);
+        writer.end(log.position().batch, &mut bytes);
+        let keep_from = log.newest_checkpoint().map_or(0, |newest| newest.number);
+        disk.put_checkpoint(checkpoint.number, bytes, keep_from).unwrap();
+        log.checkpoint_written(checkpoint);
+        checkpoint
+    };
+    let first = put(&mut owner.rig.log, &mut owner.rig.disk);
+    owner.rig.log.seal();
+    let damaged = put(&mut owner.rig.log, &mut owner.rig.disk);
+    assert!(first.position.segment < damaged.position.segment);
+    // In its end, behind what its head says.
+    owner.rig.disk.flip_checkpoint_bit(damaged.number, 66 * 8);
+    let mut disk = owner.rig.disk.crash(&mut |_, _| false);
+    let (mut log, found) = Log::open_with(OPTIONS, &mut disk, &mut |_| {}, &mut |_, _, _| {}).unwrap();
+    assert_eq!((found.checkpoint, found.checkpoints_damaged), (Some(first.number), 1));
+    // It goes on where the damaged one said that nothing more would come.
+    assert_eq!(log.position().segment, first.position.segment);
+    let newest = put(&mut log, &mut disk);
+    let (mut log, found) = Log::open_with(OPTIONS, &mut disk, &mut |_| {}, &mut |_, _, _| {}).unwrap();
+    assert_eq!((found.checkpoint, found.checkpoints_damaged), (Some(newest.number), 0), "that one is put aside");
+    log.retire();
+    assert!(log.mapping(log.position().segment).is_some());
+}
+
+#[test]
+fn a_log_that_lost_all_its_segments_is_not_begun_anew_beside_its_checkpoint() {
+    let mut owner = grown(3, 2);
+    owner.checkpoint(&mut Random(1));
+    let mut disk = owner.rig.disk.crash(&mut |_, _| false);
+    for id in disk.segments().collect::<Vec<_>>() {
+        disk.lose(id);
+    }
+    assert!(matches!(open(&mut disk), Err(OpenError::Rot { reason: RotReason::SegmentMissing, .. })));
+    assert_eq!(disk.segments().count(), 0, "nothing was changed");
+}
