@@ -19,8 +19,9 @@ pub trait Disk {
     fn create(&mut self, id: SegmentId, size_bytes: u32) -> io::Result<Bytes>;
 
     /// Makes a segment of the file of another, which nobody needs any more and nobody looks at: as [`Disk::create`], with the
-    /// old bytes overwritten before it appears under its name. When it fails, the old one is gone.
-    fn recycle(&mut self, old: SegmentId, id: SegmentId, size_bytes: u32) -> io::Result<Bytes>;
+    /// old bytes overwritten before it appears under its name. Behind its first `used` bytes the old one is zeros already. When
+    /// it fails, the old one is gone.
+    fn recycle(&mut self, old: SegmentId, used: u32, id: SegmentId, size_bytes: u32) -> io::Result<Bytes>;
 
     /// Removes a segment that nobody needs any more.
     fn remove(&mut self, id: SegmentId) -> io::Result<()>;

@@ -66,7 +66,7 @@ impl FileDisk {
     }
 
     /// Makes a segment of another one's file: see [`Disk::recycle`].
-    pub fn recycle_segment(&self, old: SegmentId, id: SegmentId, size_bytes: u32) -> io::Result<Bytes> {
+    pub fn recycle_segment(&self, old: SegmentId, used: u32, id: SegmentId, size_bytes: u32) -> io::Result<Bytes> {
         let path = self.path(id);
         let tmp = path.with_extension("tmp");
         if path.exists() {
@@ -75,7 +75,7 @@ impl FileDisk {
         // Its old name goes first: a crash leaves a file that the next start removes.
         fs::rename(self.path(old), &tmp)?;
         let made = sync_directory(&self.directory)
-            .and_then(|()| self.overwrite(&tmp, id, size_bytes))
+            .and_then(|()| self.overwrite(&tmp, used, id, size_bytes))
             .and_then(|()| fs::rename(&tmp, &path));
         if let Err(error) = made {
             // What cannot be removed now is at the next start.
@@ -163,21 +163,21 @@ impl FileDisk {
             Ok(()) | Err(Errno::OPNOTSUPP) => {}
             Err(error) => return Err(error.into()),
         }
-        self.fill_with_zeros(file, id, size_bytes)
+        self.fill_with_zeros(file, size_bytes, id, size_bytes)
     }
 
     /// The blocks are there and in the page cache already, which makes it several times cheaper than a new file.
-    fn overwrite(&self, tmp: &Path, id: SegmentId, size_bytes: u32) -> io::Result<()> {
+    fn overwrite(&self, tmp: &Path, used: u32, id: SegmentId, size_bytes: u32) -> io::Result<()> {
         let file = OpenOptions::new().write(true).open(tmp)?;
         if file.metadata()?.len() != u64::from(size_bytes) {
             return Err(io::Error::other(format!("{} has another size than a segment", tmp.display())));
         }
-        self.fill_with_zeros(file, id, size_bytes)
+        self.fill_with_zeros(file, used.min(size_bytes), id, size_bytes)
     }
 
-    fn fill_with_zeros(&self, mut file: File, id: SegmentId, size_bytes: u32) -> io::Result<()> {
+    fn fill_with_zeros(&self, mut file: File, zeros_bytes: u32, id: SegmentId, size_bytes: u32) -> io::Result<()> {
         let zeros = vec![0; ZEROS_BYTES];
-        let mut left = size_bytes as usize;
+        let mut left = zeros_bytes as usize;
         while left > 0 {
             let piece = left.min(zeros.len());
             file.write_all(&zeros[..piece])?;
@@ -207,8 +207,8 @@ impl Disk for FileDisk {
         self.create_segment(id, size_bytes)
     }
 
-    fn recycle(&mut self, old: SegmentId, id: SegmentId, size_bytes: u32) -> io::Result<Bytes> {
-        self.recycle_segment(old, id, size_bytes)
+    fn recycle(&mut self, old: SegmentId, used: u32, id: SegmentId, size_bytes: u32) -> io::Result<Bytes> {
+        self.recycle_segment(old, used, id, size_bytes)
     }
 
     fn remove(&mut self, id: SegmentId) -> io::Result<()> {

@@ -127,6 +127,17 @@ impl BatchHeader {
         out
     }
 
+    /// The header of the batch that begins at a place of a segment of this generation, if one does: it belongs there, and the
+    /// batch ends within the segment.
+    pub(crate) fn at(segment: &[u8], offset: u32, generation: u64) -> Option<BatchHeader> {
+        let header = BatchHeader::decode(segment.get(offset as usize..)?)?;
+        let belongs = header.generation == generation
+            && header.offset == offset
+            && (BATCH_HEADER_BYTES..=crate::limits::BATCH_MAX_BYTES).contains(&header.length)
+            && offset as usize + padded(header.length) as usize <= segment.len();
+        belongs.then_some(header)
+    }
+
     /// The header at the start of these bytes, if its checksum holds. Whether it belongs there is for the caller to judge.
     pub(crate) fn decode(bytes: &[u8]) -> Option<BatchHeader> {
         let whole = bytes.len() >= BATCH_HEADER_BYTES as usize
@@ -171,20 +182,30 @@ pub(crate) fn encode_record(
 /// Reads the record at the start of `bytes`, the rest of its batch; `offset` is its place in the segment. Gives its header
 /// and the length of its payload, or `None` if anything of it, padding included, is not what was written.
 pub(crate) fn decode_record(bytes: &[u8], seed: u32, offset: u32) -> Option<(RecordHeader, usize)> {
-    if bytes.len() < RECORD_HEADER_BYTES as usize {
-        return None;
-    }
-    if u32_at(bytes, 28) != crc32c::crc32c_append(seed ^ offset, &bytes[..28]) {
-        return None;
-    }
-    let (header, payload_bytes) = record_unchecked(bytes)?;
-    let rest = bytes.get(RECORD_HEADER_BYTES as usize..record_bytes(payload_bytes))?;
+    let (header, payload_bytes) = decode_record_header(bytes, seed, offset)?;
+    let rest = &bytes[RECORD_HEADER_BYTES as usize..record_bytes(payload_bytes)];
     let (payload, padding) = rest.split_at(payload_bytes);
     let intact = match header.kind {
-        RecordKind::Entry | RecordKind::HardState => u32_at(bytes, 24) == crc32c::crc32c(payload),
+        RecordKind::Entry | RecordKind::HardState => payload_holds(bytes, payload),
         RecordKind::Erased => is_zero(payload),
+        RecordKind::Moved => payload_holds(bytes, payload) || is_zero(payload),
     };
     (intact && is_zero(padding)).then_some((header, payload_bytes))
+}
+
+/// The same for the header alone: the length of the payload lies within `bytes`, whatever is in it.
+pub(crate) fn decode_record_header(bytes: &[u8], seed: u32, offset: u32) -> Option<(RecordHeader, usize)> {
+    if bytes.len() < RECORD_HEADER_BYTES as usize
+        || u32_at(bytes, 28) != crc32c::crc32c_append(seed ^ offset, &bytes[..28])
+    {
+        return None;
+    }
+    record_unchecked(bytes).filter(|(_, payload_bytes)| record_bytes(*payload_bytes) <= bytes.len())
+}
+
+/// Whether a payload is the one that was written behind this record's header.
+pub(crate) fn payload_holds(header: &[u8], payload: &[u8]) -> bool {
+    u32_at(header, 24) == crc32c::crc32c(payload)
 }
 
 /// Reads a record's header without looking at any checksum: for a batch that was checked already.

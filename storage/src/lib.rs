@@ -4,12 +4,14 @@
 //!
 //! - [`Log`] is a state machine without I/O: it stages, numbers and places batches, and says what is durable.
 //! - A [`Checkpoint`] lets a start read the log from a place on, and what nobody needs before it go.
+//! - [`ColdWork`] moves what waits long out of segments whose rest is to go.
 //! - [`Disk`] is the bottom: [`FileDisk`] are files, [`ram::RamDisk`] is memory that can lose power.
 //! - [`DataDir`] is the directory of a node: its lock, its identity, the place of its shards' logs.
 
 #![deny(unsafe_code)]
 
 mod checkpoint;
+mod cold;
 mod datadir;
 mod disk;
 mod file;
@@ -26,6 +28,7 @@ mod staging;
 pub use checkpoint::{
     BadCheckpoint, CHECKPOINT_MAGIC, Checkpoint, CheckpointWriter, Pieces, Position, verify as verify_checkpoint,
 };
+pub use cold::{ColdDone, ColdWork, Copied, Copy as ColdCopy, Erase as ColdErase};
 pub use datadir::{Asked, DATA_FORMAT, DATA_FORMAT_OLDEST, DataDir, DataDirError, Identity, Shape, write_atomic};
 pub use disk::Disk;
 pub use file::FileDisk;

@@ -2,13 +2,22 @@
 
 use std::fmt;
 
-/// A segment file of one shard's log: 1, 2, 3 … without a gap.
+/// A segment file of one shard's log: 1, 2, 3 … without a gap; or from [`SegmentId::COLD`] on a cold one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SegmentId(pub u32);
 
 impl SegmentId {
     /// The first one of a new log.
     pub const FIRST: SegmentId = SegmentId(1);
+
+    /// The first cold one. Hot ones never come so far: with 64 MiB each that would be 128 PiB.
+    pub const COLD: SegmentId = SegmentId(1 << 31);
+
+    /// Whether it is a cold one: no part of the log, but where what waits long was moved to.
+    #[inline]
+    pub const fn is_cold(self) -> bool {
+        self.0 >= SegmentId::COLD.0
+    }
 
     /// The one after it.
     pub fn next(self) -> SegmentId {
@@ -63,6 +72,9 @@ pub enum RecordKind {
     HardState = 2,
     /// A record whose payload was forgotten: its header stands, its payload is zeros and its payload checksum is void.
     Erased = 3,
+    /// A piece of an entry that was moved to a cold segment, with the partition, term and index of its entry. Its payload is as
+    /// it was there, or was forgotten and is zeros.
+    Moved = 4,
 }
 
 impl RecordKind {
@@ -71,6 +83,7 @@ impl RecordKind {
             1 => Some(RecordKind::Entry),
             2 => Some(RecordKind::HardState),
             3 => Some(RecordKind::Erased),
+            4 => Some(RecordKind::Moved),
             _ => None,
         }
     }

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use crate::checkpoint::{Checkpoint, CheckpointWriter, Position};
+use crate::cold::{Cold, Copied, Copy, Erase};
 use crate::layout::{self, BATCH_HEADER_BYTES, FIRST_BATCH_OFFSET, RECORD_HEADER_BYTES, SegmentHeader};
 use crate::limits;
 use crate::recover::{self, OpenError, Recovered};
@@ -136,6 +137,8 @@ pub struct Log {
     durable: u64,
     /// Bytes of batches written, padding included.
     written_bytes: u64,
+    /// The same without padding.
+    filled_bytes: u64,
     /// The two checkpoints that are kept, the older one first.
     kept: [Option<Checkpoint>; 2],
     next_checkpoint: u64,
@@ -165,9 +168,15 @@ impl Log {
         let start = recover::newest_checkpoint(&options, disk, on_piece)?;
         let found = recover::recover(&options, disk, &start, on_record)?;
         start.set_aside(disk)?;
-        let mut segments = Segments::new(found.segments.first().map_or(SegmentId::FIRST, |(id, _)| *id));
+        let cold = Cold::new(found.cold, options.segment_size);
+        let mut segments = Segments::new(found.segments.first().map_or(SegmentId::FIRST, |(id, _)| *id), cold);
         for (id, segment) in found.segments {
             segments.push(id, segment);
+        }
+        if let Some(newest) = start.newest() {
+            // Perhaps what waited in some of them was moved, and only the newest checkpoint has it so: should it be lost, the
+            // older one needs them.
+            segments.emptied_before(newest);
         }
         let log = Log {
             segments,
@@ -184,6 +193,7 @@ impl Log {
             appended: 0,
             durable: 0,
             written_bytes: 0,
+            filled_bytes: 0,
             kept: start.kept,
             next_checkpoint: start.next,
             options,
@@ -237,7 +247,8 @@ impl Log {
 
     /// A view of bytes of the log: of staging until their batch is written, of the segment's mapping afterwards. A view of
     /// staging keeps the whole memory of its batch in use, so it is for a turn or a write, not for a slow connection; a
-    /// view of a mapping holds the segment only. `None` if nothing was appended there.
+    /// view of a mapping holds the segment only. Of a cold segment it is a copy, for what dies there is overwritten without
+    /// asking who looks at it. `None` if nothing was appended there.
     pub fn read(&self, location: Location) -> Option<Bytes> {
         if self.is_staged(location) {
             let place = (location.segment, location.offset);
@@ -250,6 +261,9 @@ impl Log {
         }
         let mapping = self.segments.get(location.segment)?.view();
         let end = location.offset.checked_add(location.len)?;
+        if location.segment.is_cold() {
+            return mapping.get(location.offset as usize..end as usize).map(Bytes::copy_from_slice);
+        }
         let written = location.segment < self.tail_segment || end <= self.tail_offset;
         (written && end as usize <= mapping.len()).then(|| mapping.slice(location.offset as usize..end as usize))
     }
@@ -281,6 +295,7 @@ impl Log {
         self.durable += u64::from(batch.records());
         self.staged_bytes -= (batch.filled() - BATCH_HEADER_BYTES) as usize;
         self.written_bytes += u64::from(batch.padded());
+        self.filled_bytes += u64::from(batch.filled());
         self.pool.end(batch);
         assert!(self.durable <= self.appended);
         self.durable()
@@ -381,6 +396,11 @@ impl Log {
         self.written_bytes
     }
 
+    /// The same without padding.
+    pub fn filled_bytes(&self) -> u64 {
+        self.filled_bytes
+    }
+
     /// Keeps the segment of a location until it is released as often as it was held. It may be one that is gone already:
     /// what a checkpoint points to may have been released by a record behind it. [`Log::missing`] says so.
     #[inline]
@@ -442,8 +462,7 @@ impl Log {
     pub fn seal(&mut self) {
         if self.can_seal() {
             self.close_gathering();
-            self.tail_segment = self.tail_segment.next();
-            self.tail_offset = FIRST_BATCH_OFFSET;
+            self.roll();
         }
     }
 
@@ -487,8 +506,81 @@ impl Log {
     pub fn retire(&mut self) {
         if let [Some(older), Some(newest)] = self.kept {
             let needed = older.position.segment.min(newest.position.segment);
-            self.segments.retire_below(needed.min(self.tail_segment));
+            self.segments.retire_below(needed.min(self.tail_segment), older.number.min(newest.number));
         }
+    }
+
+    /// Segments before a position that are pointed into, oldest first: what waits in them can be moved.
+    pub fn held_before(&self, position: Position) -> impl Iterator<Item = SegmentId> {
+        self.segments.held_below(position.segment)
+    }
+
+    /// Cold segments in which little is left that is pointed to.
+    pub fn sparse(&self) -> impl Iterator<Item = SegmentId> {
+        self.segments.cold.sparse(self.options.segment_size)
+    }
+
+    /// The cold segments that are there.
+    pub fn cold_segments(&self) -> impl Iterator<Item = SegmentId> {
+        self.segments.cold.ids()
+    }
+
+    /// Takes from the front of `places`, which are ascending, as many as are copied at once, to be carried out off the core.
+    /// One at a time: `None` until [`Log::copied`] or [`Log::copy_failed`] has answered for the last one.
+    pub fn plan_copy(&mut self, places: &mut VecDeque<Location>) -> Option<Copy> {
+        if self.poisoned { None } else { self.segments.plan_copy(&self.options, places) }
+    }
+
+    /// The copies are there. Their owner lets the places point to them, with [`Log::hold`] and [`Log::release`], and then says
+    /// so: [`Log::settle`] and [`Log::emptied`].
+    pub fn copied(&mut self, copied: &Copied) {
+        self.segments.cold.copied(copied);
+    }
+
+    /// The places that were taken could not be copied.
+    pub fn copy_failed(&mut self) {
+        self.segments.cold.copy_failed(self.options.segment_size);
+    }
+
+    /// How far the cold segments are written.
+    pub fn cold_ends(&self) -> Vec<(SegmentId, u32)> {
+        self.segments.cold.ends()
+    }
+
+    /// All copies before these ends, of [`Log::cold_ends`], are pointed to by now, or never will be.
+    pub fn settle(&mut self, ends: &[(SegmentId, u32)]) {
+        self.segments.cold.settle(ends);
+    }
+
+    /// What had to be moved out of a segment is moved, as checkpoint `number` and all that follow it have it. Once there are
+    /// two of these, and nobody holds it any more, it is retired.
+    pub fn emptied(&mut self, id: SegmentId, number: u64) {
+        self.segments.emptied(id, number);
+    }
+
+    /// Whether segments are kept only until there are two checkpoints that do not know them.
+    pub fn awaits_checkpoints(&self) -> bool {
+        self.segments.awaits_checkpoints()
+    }
+
+    /// What is to be erased in a cold segment, off the core, if anything is: `keep` are all settled places in it that are
+    /// pointed to, ascending: offset and length.
+    pub fn plan_erase(&mut self, id: SegmentId, keep: Vec<(u32, u32)>) -> Option<Erase> {
+        if self.poisoned { None } else { self.segments.cold.plan_erase(id, keep) }
+    }
+
+    /// All of it is erased.
+    pub fn erased(&mut self, erase: &Erase) {
+        self.segments.cold.erased(erase);
+    }
+
+    /// The next batch begins in the next segment.
+    fn roll(&mut self) {
+        if let Some(segment) = self.segments.get_mut(self.tail_segment) {
+            segment.used = self.tail_offset;
+        }
+        self.tail_segment = self.tail_segment.next();
+        self.tail_offset = FIRST_BATCH_OFFSET;
     }
 
     fn gathering_has(&self, bytes: usize) -> bool {
@@ -508,8 +600,7 @@ impl Log {
         self.close_gathering();
         let needed = BATCH_HEADER_BYTES + layout::record_bytes(payload_bytes) as u32;
         if needed > self.options.segment_size - self.tail_offset {
-            self.tail_segment = self.tail_segment.next();
-            self.tail_offset = FIRST_BATCH_OFFSET;
+            self.roll();
         }
         let place = Place {
             number: self.next_batch,
@@ -538,6 +629,7 @@ impl Log {
     /// Whether a location lies in or behind the oldest batch that is not durable.
     fn is_staged(&self, location: Location) -> bool {
         let first = self.staged.front().map(Staged::place);
-        first.is_some_and(|first| (location.segment, location.offset) >= (first.segment, first.offset))
+        !location.segment.is_cold()
+            && first.is_some_and(|first| (location.segment, location.offset) >= (first.segment, first.offset))
     }
 }

@@ -195,8 +195,12 @@ impl Disk for RamDisk {
     }
 
     /// # Panics
-    /// If somebody still looks at the old segment: its bytes would change under him.
-    fn recycle(&mut self, old: SegmentId, id: SegmentId, size_bytes: u32) -> io::Result<Bytes> {
+    /// If somebody still looks at the old segment: its bytes would change under him. If it has other bytes than zeros behind
+    /// `used`: they would be in the new one.
+    fn recycle(&mut self, old: SegmentId, used: u32, id: SegmentId, size_bytes: u32) -> io::Result<Bytes> {
+        let unused = &segment(&mut self.segments, old)?.memory.all()[used as usize..];
+        let is_zero = unused.chunks(PAGE_BYTES as usize).all(crate::layout::is_zero);
+        assert!(is_zero, "segment {old} was used behind {used}");
         self.remove(old)?;
         self.create(id, size_bytes)
     }

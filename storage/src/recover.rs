@@ -160,6 +160,8 @@ impl fmt::Display for RotReason {
 /// What [`Log::open`](crate::Log::open) goes on from.
 pub(crate) struct Found {
     pub(crate) segments: Vec<(SegmentId, Segment)>,
+    /// No part of the log: nothing in them was looked at.
+    pub(crate) cold: Vec<(SegmentId, Segment)>,
     pub(crate) next_batch: u64,
     pub(crate) tail_segment: SegmentId,
     pub(crate) tail_offset: u32,
@@ -261,7 +263,7 @@ pub(crate) fn recover(
 ) -> Result<Found, OpenError> {
     let from = start.newest().map(|newest| newest.position);
     let walked_from = from.map_or(SegmentId::FIRST, |position| position.segment);
-    let (held, segments) = open_segments(options, disk, from.map(|position| position.segment))?;
+    let (held, segments, cold) = open_segments(options, disk, from.map(|position| position.segment))?;
     let behind = segments.partition_point(|(_, header)| header.id < walked_from);
     let (begin, first_batch) = match from {
         Some(position) => {
@@ -297,38 +299,48 @@ pub(crate) fn recover(
         disk.write(header.id, at.offset, &batch).map_err(failed("rewrite the last batch of", header.id))?;
     }
     let report = Recovered {
-        segments: segments.len() as u32,
+        segments: (segments.len() + cold.len()) as u32,
         batches: next_batch - first_batch,
         records,
         truncated,
         ..Recovered::default()
     };
     let tail_segment = walked[tail.segment].1.id;
-    Ok(Found { next_batch, tail_segment, tail_offset: tail.offset, report, segments: held })
+    Ok(Found { next_batch, tail_segment, tail_offset: tail.offset, report, segments: held, cold })
 }
+
+/// What holds segments.
+type Held = Vec<(SegmentId, Segment)>;
 
 /// Views of segments, with their headers.
 type Views = Vec<(Bytes, SegmentHeader)>;
 
-/// All segments, in order, with their headers checked: what holds them, and their views. From the one that a
+/// All segments, in order, with their headers checked: what holds them, and their views, and apart from them the cold ones. From the one that a
 /// checkpoint names on, or the first, none is missing, and their pages are read in; of
 /// those before it some may be gone, for nobody needed them. A log without any, and without a checkpoint, gets its first.
 fn open_segments(
     options: &LogOptions,
     disk: &mut dyn Disk,
     from: Option<SegmentId>,
-) -> Result<(Vec<(SegmentId, Segment)>, Views), OpenError> {
+) -> Result<(Held, Views, Held), OpenError> {
     let walked_from = from.unwrap_or(SegmentId::FIRST);
     let missing = |segment| OpenError::Rot { segment, offset: 0, reason: RotReason::SegmentMissing };
     let mut ids = disk.list().map_err(failed("list", SegmentId(0)))?;
     ids.sort_unstable();
+    let cold_ids = ids.split_off(ids.partition_point(|id| !id.is_cold()));
+    let mut cold = Vec::with_capacity(cold_ids.len());
+    for id in cold_ids {
+        let mapping = disk.open(id, false).map_err(failed("open", id))?;
+        let header = check_segment(options, id, &mapping)?;
+        cold.push((id, Segment::new(mapping, header.generation, false)));
+    }
     if ids.is_empty() && from.is_none() {
         let id = SegmentId::FIRST;
         let mapping = disk.create(id, options.segment_size).map_err(failed("make", id))?;
         let header = check_segment(options, id, &mapping)?;
         let segment = Segment::new(mapping, header.generation, true);
         let view = segment.view().clone();
-        return Ok((vec![(id, segment)], vec![(view, header)]));
+        return Ok((vec![(id, segment)], vec![(view, header)], cold));
     }
     let mut held = Vec::with_capacity(ids.len());
     let mut segments = Vec::with_capacity(ids.len());
@@ -350,7 +362,7 @@ fn open_segments(
     if expected == walked_from {
         return Err(missing(walked_from));
     }
-    Ok((held, segments))
+    Ok((held, segments, cold))
 }
 
 fn check_segment(options: &LogOptions, id: SegmentId, mapping: &Bytes) -> Result<SegmentHeader, OpenError> {

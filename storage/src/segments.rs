@@ -3,12 +3,14 @@
 //! Marks: `floor` is the segment from which the older of the two kept checkpoints needs the log. One below it that holds
 //! nothing that is still wanted is retired; once no view of its mapping is left its file may become another segment.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::SegmentId;
+use crate::checkpoint::Checkpoint;
+use crate::cold::{Cold, Copy};
+use crate::{Location, LogOptions, SegmentId};
 
 /// A segment that is there and mapped.
 pub(crate) struct Segment {
@@ -20,6 +22,8 @@ pub(crate) struct Segment {
     pub(crate) generation: u64,
     /// Its pages were read in or written since the start: looking at it does not wait for the disk.
     pub(crate) is_warm: bool,
+    /// Bytes from its start behind which it is zeros, as far as is known.
+    pub(crate) used: u32,
 }
 
 /// What views of a segment hold, beneath all of them.
@@ -38,7 +42,8 @@ impl Segment {
     pub(crate) fn new(mapping: Bytes, generation: u64, is_warm: bool) -> Segment {
         let pins = Arc::new(());
         let view = Bytes::from_owner(Pinned { mapping: mapping.clone(), _pin: Arc::clone(&pins) });
-        Segment { view, mapping, pins, generation, is_warm }
+        let used = mapping.len() as u32;
+        Segment { view, mapping, pins, generation, is_warm, used }
     }
 
     pub(crate) fn view(&self) -> &Bytes {
@@ -54,6 +59,8 @@ pub struct Retired {
     pub id: SegmentId,
     /// Its mapping, of which this is the last reference.
     pub mapping: Bytes,
+    /// Bytes from its start that may be other than zero.
+    pub used: u32,
 }
 
 /// One that waits for the last view of it to go.
@@ -61,6 +68,7 @@ struct Leaving {
     id: SegmentId,
     mapping: Bytes,
     pins: Arc<()>,
+    used: u32,
 }
 
 /// All segments of a log, by number.
@@ -72,12 +80,23 @@ pub(crate) struct Segments {
     holds: VecDeque<u32>,
     holds_from: SegmentId,
     leaving: VecDeque<Leaving>,
+    /// What waited in these was moved: they are needed until both checkpoints are this one or younger.
+    emptied: BTreeMap<SegmentId, u64>,
+    pub(crate) cold: Cold,
 }
 
 impl Segments {
     /// Of a log that begins with this segment.
-    pub(crate) fn new(first: SegmentId) -> Segments {
-        Segments { first, list: VecDeque::new(), holds: VecDeque::new(), holds_from: first, leaving: VecDeque::new() }
+    pub(crate) fn new(first: SegmentId, cold: Cold) -> Segments {
+        Segments {
+            first,
+            list: VecDeque::new(),
+            holds: VecDeque::new(),
+            holds_from: first,
+            leaving: VecDeque::new(),
+            emptied: BTreeMap::new(),
+            cold,
+        }
     }
 
     /// Adds the next one. Between it and the last there may be some that are not there any more.
@@ -96,20 +115,29 @@ impl Segments {
 
     #[inline]
     pub(crate) fn get(&self, id: SegmentId) -> Option<&Segment> {
+        if id.is_cold() {
+            return self.cold.get(id);
+        }
         self.list.get(id.0.checked_sub(self.first.0)? as usize)?.as_ref()
     }
 
     pub(crate) fn get_mut(&mut self, id: SegmentId) -> Option<&mut Segment> {
+        if id.is_cold() {
+            return self.cold.get_mut(id);
+        }
         self.list.get_mut(id.0.checked_sub(self.first.0)? as usize)?.as_mut()
     }
 
     /// How many are there, those that are leaving included.
     pub(crate) fn count(&self) -> usize {
-        self.list.iter().flatten().count() + self.leaving.len()
+        self.list.iter().flatten().count() + self.leaving.len() + self.cold.count()
     }
 
     #[inline]
     pub(crate) fn hold(&mut self, id: SegmentId) {
+        if id.is_cold() {
+            return self.cold.hold(id);
+        }
         while id < self.holds_from {
             self.holds.push_front(0);
             self.holds_from.0 -= 1;
@@ -125,6 +153,9 @@ impl Segments {
     /// If nothing held it: then something is counted wrongly, and a segment would go that is needed.
     #[inline]
     pub(crate) fn release(&mut self, id: SegmentId) {
+        if id.is_cold() {
+            return self.cold.release(id);
+        }
         let held = id.0.checked_sub(self.holds_from.0).and_then(|index| self.holds.get_mut(index as usize));
         let held = held.filter(|held| **held > 0).expect("what is released was held");
         *held -= 1;
@@ -132,31 +163,72 @@ impl Segments {
 
     /// How many places point into a segment.
     pub(crate) fn holds(&self, id: SegmentId) -> u32 {
+        if id.is_cold() {
+            return self.cold.holds(id);
+        }
         let index = id.0.checked_sub(self.holds_from.0);
         index.and_then(|index| self.holds.get(index as usize)).copied().unwrap_or(0)
     }
 
     /// How many places point into all of them.
     pub(crate) fn held(&self) -> u64 {
-        self.holds.iter().map(|held| u64::from(*held)).sum()
+        self.holds.iter().map(|held| u64::from(*held)).sum::<u64>() + self.cold.held()
     }
 
     /// The first segment that is pointed to and is not there.
     pub(crate) fn missing(&self) -> Option<SegmentId> {
         let ids = (self.holds_from.0..).map(SegmentId);
-        ids.zip(&self.holds).find(|(id, held)| **held > 0 && self.get(*id).is_none()).map(|(id, _)| id)
+        let hot = ids.zip(&self.holds).find(|(id, held)| **held > 0 && self.get(*id).is_none()).map(|(id, _)| id);
+        hot.or_else(|| self.cold.missing())
     }
 
-    /// Lets go of what is below `floor` and held by nobody.
-    pub(crate) fn retire_below(&mut self, floor: SegmentId) {
+    /// Those below `end` that are pointed into.
+    pub(crate) fn held_below(&self, end: SegmentId) -> impl Iterator<Item = SegmentId> {
+        let ids = (self.holds_from.0..end.0).map(SegmentId);
+        ids.zip(&self.holds).filter(|(id, held)| **held > 0 && self.get(*id).is_some()).map(|(id, _)| id)
+    }
+
+    /// See [`crate::Log::plan_copy`].
+    pub(crate) fn plan_copy(&mut self, options: &LogOptions, places: &mut VecDeque<Location>) -> Option<Copy> {
+        let Segments { first, list, cold, .. } = self;
+        cold.plan_copy(options, places, |id| {
+            let slot = id.0.checked_sub(first.0)? as usize;
+            list.get(slot)?.as_ref().map(|segment| segment.view().clone())
+        })
+    }
+
+    /// What waits in these has moved, as checkpoint `number` and all after it have it.
+    pub(crate) fn emptied(&mut self, id: SegmentId, number: u64) {
+        self.emptied.insert(id, number);
+    }
+
+    /// The same for all that lie before a checkpoint, as far as anybody knows.
+    pub(crate) fn emptied_before(&mut self, newest: Checkpoint) {
+        let hot = (self.first.0..newest.position.segment.0).map(SegmentId);
+        let ids: Vec<SegmentId> = hot.chain(self.cold.ids()).filter(|id| self.get(*id).is_some()).collect();
+        self.emptied.extend(ids.into_iter().map(|id| (id, newest.number)));
+    }
+
+    /// Whether some are only kept for checkpoints that are to go.
+    pub(crate) fn awaits_checkpoints(&self) -> bool {
+        self.emptied.keys().any(|id| self.holds(*id) == 0 && self.get(*id).is_some())
+    }
+
+    /// Lets go of what is below `floor`, or cold, and held by nobody. `oldest` is the number of the older checkpoint.
+    pub(crate) fn retire_below(&mut self, floor: SegmentId, oldest: u64) {
+        self.emptied.retain(|_, number| *number > oldest);
         for id in (self.first.0..floor.0.min(self.next().0)).map(SegmentId) {
-            if self.holds(id) > 0 {
+            if self.holds(id) > 0 || self.emptied.contains_key(&id) {
                 continue;
             }
             let slot = (id.0 - self.first.0) as usize;
-            if let Some(Segment { view, mapping, pins, .. }) = self.list[slot].take() {
-                drop(view);
-                self.leaving.push_back(Leaving { id, mapping, pins });
+            let segment = self.list[slot].take();
+            self.leave(id, segment);
+        }
+        for id in self.cold.unheld() {
+            if !self.emptied.contains_key(&id) {
+                let segment = self.cold.take(id);
+                self.leave(id, segment);
             }
         }
         // One is kept, so that the number of the next one stays known.
@@ -170,11 +242,18 @@ impl Segments {
         }
     }
 
+    fn leave(&mut self, id: SegmentId, segment: Option<Segment>) {
+        if let Some(Segment { view, mapping, pins, used, .. }) = segment {
+            drop(view);
+            self.leaving.push_back(Leaving { id, mapping, pins, used });
+        }
+    }
+
     /// A retired segment that nobody looks at any more.
     pub(crate) fn take_retired(&mut self) -> Option<Retired> {
         // `get_mut` and not the count: it orders what a reader on another thread did before what is written to the file next.
         let free = self.leaving.iter_mut().position(|leaving| Arc::get_mut(&mut leaving.pins).is_some())?;
-        self.leaving.remove(free).map(|Leaving { id, mapping, .. }| Retired { id, mapping })
+        self.leaving.remove(free).map(|Leaving { id, mapping, used, .. }| Retired { id, mapping, used })
     }
 }
 
@@ -183,7 +262,7 @@ mod tests {
     use super::*;
 
     fn segments(ids: &[u32]) -> Segments {
-        let mut segments = Segments::new(SegmentId(ids[0]));
+        let mut segments = Segments::new(SegmentId(ids[0]), Cold::new(Vec::new(), 64));
         for &id in ids {
             segments.push(SegmentId(id), Segment::new(Bytes::from(vec![id as u8; 64]), u64::from(id), true));
         }
@@ -195,15 +274,15 @@ mod tests {
         let mut it = segments(&[1, 2, 3, 4]);
         it.hold(SegmentId(2));
         it.hold(SegmentId(2));
-        it.retire_below(SegmentId(4));
+        it.retire_below(SegmentId(4), 0);
         assert!(it.get(SegmentId(1)).is_none() && it.get(SegmentId(3)).is_none());
         assert!(it.get(SegmentId(2)).is_some() && it.get(SegmentId(4)).is_some());
         assert_eq!(it.next(), SegmentId(5));
         it.release(SegmentId(2));
-        it.retire_below(SegmentId(4));
+        it.retire_below(SegmentId(4), 0);
         assert!(it.get(SegmentId(2)).is_some());
         it.release(SegmentId(2));
-        it.retire_below(SegmentId(4));
+        it.retire_below(SegmentId(4), 0);
         assert!(it.get(SegmentId(2)).is_none());
         assert_eq!(it.count(), 4, "three wait to be taken");
         let mut taken = [0; 3].map(|_| it.take_retired().unwrap().id.0);
@@ -215,7 +294,7 @@ mod tests {
     fn one_that_is_looked_at_is_not_given_away() {
         let mut it = segments(&[7, 8]);
         let slice = it.get(SegmentId(7)).unwrap().view().slice(3..9);
-        it.retire_below(SegmentId(8));
+        it.retire_below(SegmentId(8), 0);
         assert!(it.take_retired().is_none() && it.count() == 2, "it waits for the slice to go");
         assert_eq!(slice, [7; 6][..]);
         let clone = slice.clone();

@@ -77,7 +77,7 @@ impl Shard {
                 state.add_inbox(user, device, register.token_epoch());
             }
             Some(inbox) => {
-                image_inbox(&mut self.sweep, it.p, state, inbox);
+                image_inbox(&mut self.sweep, &mut self.log, it.p, state, inbox);
                 let inbox = &mut state.inboxes[inbox.0 as usize];
                 inbox.token_epoch = inbox.token_epoch.max(register.token_epoch());
             }
@@ -143,7 +143,7 @@ impl Shard {
                 Verdict::LongBefore => Answered::long_before(id, client_seq),
                 Verdict::No(code) => Reply::refused(code, Kind::Send, client_seq.0, ""),
                 Verdict::New => {
-                    image_chat(&mut self.sweep, it.p, state, index);
+                    image_chat(&mut self.sweep, &mut self.log, it.p, state, index);
                     let chat = &mut state.chats[index];
                     let chat_seq = ChatSeq(chat.last_seq.0 + 1);
                     let answered = Answered { client_seq, chat_seq, time_ms: it.time_ms, mark };
@@ -175,7 +175,7 @@ impl Shard {
         let state = &mut self.partitions[p].state;
         for mark in confirm.marks() {
             let Some(index) = state.chat_index(ChatId(whimbrel_wire::chat_id(mark.chat()))) else { continue };
-            image_chat(&mut self.sweep, p, state, index);
+            image_chat(&mut self.sweep, &mut self.log, p, state, index);
             let chat = &mut state.chats[index];
             let partition = PartitionId(mark.partition());
             let Some(target) = chat.targets.iter_mut().find(|target| target.partition == partition) else { continue };
@@ -234,7 +234,7 @@ impl Shard {
                 if own && inbox.device.0 == record.sender_device() {
                     continue;
                 }
-                image_inbox(&mut self.sweep, it.p, state, id);
+                image_inbox(&mut self.sweep, &mut self.log, it.p, state, id);
                 let inbox = &mut state.inboxes[id.0 as usize];
                 inbox.waiting.push_back(it.location);
                 self.log.hold(it.location);
@@ -250,7 +250,7 @@ impl Shard {
     fn apply_ack(&mut self, p: usize, ack: &fb_log::DeviceAck<'_>) {
         let state = &mut self.partitions[p].state;
         for mark in ack.marks() {
-            image_inbox(&mut self.sweep, p, state, InboxId(mark.inbox()));
+            image_inbox(&mut self.sweep, &mut self.log, p, state, InboxId(mark.inbox()));
             let Some(inbox) = state.inboxes.get_mut(mark.inbox() as usize) else { continue };
             let floor = InboxSeq(mark.floor()).min(inbox.head());
             while inbox.floor < floor {

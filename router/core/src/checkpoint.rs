@@ -3,10 +3,11 @@
 //!
 //! A partition's image is its state as it was when its turn came, at the entry that was then applied. What changes while it
 //! is being made is copied into it first: `image_chat` and its like are called before any change of replicated state. So
-//! the image is of one moment, and no turn makes more than a slice of it.
+//! the image is of one moment, and no turn makes more than a slice of it. On its way it does what [`crate::emptying`] wants.
 
-use whimbrel_storage::{Checkpoint, CheckpointWriter, Location, Position};
+use whimbrel_storage::{Checkpoint, CheckpointWriter, Location, Log, Position};
 
+use crate::emptying::Marks;
 use crate::ids::{ChatId, ConnId, InboxId};
 use crate::image::{self, Head, Sizes};
 use crate::io::{Effect, Effects};
@@ -45,6 +46,7 @@ pub(crate) struct Sweep {
     /// The next object, counted through chats, inboxes and local chats.
     next: usize,
     piece: Vec<u8>,
+    marks: Marks,
     bytes: u64,
     /// Pieces that were given out and not taken.
     outstanding: u32,
@@ -60,23 +62,35 @@ pub(crate) struct ColdReads {
 
 /// Copies a chat into the image that is being made, if it is to be in it and is not yet: before any change of it.
 #[inline]
-pub(crate) fn image_chat(sweep: &mut Option<Sweep>, p: usize, state: &mut PartitionState, index: usize) {
+pub(crate) fn image_chat(
+    sweep: &mut Option<Sweep>,
+    log: &mut Log,
+    p: usize,
+    state: &mut PartitionState,
+    index: usize,
+) {
     if let Some(sweep) = sweep
         && let Some(sizes) = sweep.sizes_of(p)
         && index < sizes.chats as usize
     {
-        sweep.chat(state, index);
+        sweep.chat(log, state, index);
     }
 }
 
 /// The same for an inbox.
 #[inline]
-pub(crate) fn image_inbox(sweep: &mut Option<Sweep>, p: usize, state: &mut PartitionState, inbox: InboxId) {
+pub(crate) fn image_inbox(
+    sweep: &mut Option<Sweep>,
+    log: &mut Log,
+    p: usize,
+    state: &mut PartitionState,
+    inbox: InboxId,
+) {
     if let Some(sweep) = sweep
         && let Some(sizes) = sweep.sizes_of(p)
         && inbox.0 < sizes.inboxes
     {
-        sweep.inbox(state, inbox.0 as usize);
+        sweep.inbox(log, state, inbox.0 as usize);
     }
 }
 
@@ -98,18 +112,20 @@ impl Sweep {
         if p == self.p { self.sizes } else { None }
     }
 
-    fn chat(&mut self, state: &mut PartitionState, index: usize) {
+    fn chat(&mut self, log: &mut Log, state: &mut PartitionState, index: usize) {
         let chat = &mut state.chats[index];
         if chat.imaged != self.round {
             chat.imaged = self.round;
+            chat.outbox.iter_mut().for_each(|place| self.marks.visit(log, &mut place.command));
             image::put_chat(&mut self.piece, index, chat);
         }
     }
 
-    fn inbox(&mut self, state: &mut PartitionState, index: usize) {
+    fn inbox(&mut self, log: &mut Log, state: &mut PartitionState, index: usize) {
         let inbox = &mut state.inboxes[index];
         if inbox.imaged != self.round {
             inbox.imaged = self.round;
+            inbox.waiting.iter_mut().for_each(|place| self.marks.visit(log, place));
             image::put_inbox(&mut self.piece, index, &state.owners[index], inbox);
         }
     }
@@ -123,13 +139,13 @@ impl Sweep {
     }
 
     /// The next object of the partition; false if there is none.
-    fn step(&mut self, state: &mut PartitionState, sizes: Sizes) -> bool {
+    fn step(&mut self, log: &mut Log, state: &mut PartitionState, sizes: Sizes) -> bool {
         let (chats, inboxes) = (sizes.chats as usize, sizes.inboxes as usize);
         let at = self.next;
         if at < chats {
-            self.chat(state, at);
+            self.chat(log, state, at);
         } else if at < chats + inboxes {
-            self.inbox(state, at - chats);
+            self.inbox(log, state, at - chats);
         } else if at < chats + inboxes + sizes.locals as usize {
             self.local(state, at - chats - inboxes);
         } else {
@@ -226,7 +242,7 @@ impl Shard {
 
     /// Whether anything happened since both checkpoints that are kept, or is in a segment that can be closed by now.
     fn has_changed(&self) -> bool {
-        if self.may_seal() {
+        if self.may_seal() || self.wants_marks() {
             return true;
         }
         let position = self.log.position();
@@ -247,7 +263,8 @@ impl Shard {
         self.rounds.written_bytes = self.log.written_bytes();
         let piece = Vec::with_capacity(limits::IMAGE_PIECE_BYTES + limits::IMAGE_SLICE_BYTES);
         let round = self.rounds.round;
-        let sweep = Sweep { writer, round, p: 0, sizes: None, next: 0, piece, bytes: 0, outstanding: 0 };
+        let marks = self.begin_marks(position);
+        let sweep = Sweep { writer, round, p: 0, sizes: None, next: 0, piece, marks, bytes: 0, outstanding: 0 };
         self.sweep = Some(sweep);
     }
 
@@ -292,7 +309,7 @@ impl Shard {
                     sizes
                 }
             };
-            if !sweep.step(&mut partition.state, sizes) {
+            if !sweep.step(&mut self.log, &mut partition.state, sizes) {
                 sweep.p += 1;
                 sweep.sizes = None;
                 sweep.next = 0;
@@ -304,12 +321,14 @@ impl Shard {
     fn finish_checkpoint(&mut self, fx: &mut Effects, mut sweep: Sweep) {
         let checkpoint = sweep.writer.checkpoint();
         let mut bytes = sweep.take_piece();
+        let marks = std::mem::take(&mut sweep.marks);
         sweep.writer.end(self.log.position().batch, &mut bytes);
         self.rounds.image_bytes = sweep.bytes;
         self.rounds.finishing = Some(checkpoint);
         // The newest one becomes the older of the two.
         let keep_from = self.log.newest_checkpoint().map_or(0, |newest| newest.number);
         fx.list.push(Effect::Checkpoint { number: checkpoint.number, bytes, last: Some(keep_from) });
+        self.end_marks(fx, marks, checkpoint.number);
     }
 
     pub(crate) fn on_checkpoint_taken(&mut self, number: u64) {
@@ -331,8 +350,8 @@ impl Shard {
     }
 
     pub(crate) fn on_checkpoint_failed(&mut self, number: u64) {
-        if self.sweep.as_ref().is_some_and(|sweep| sweep.writer.checkpoint().number == number) {
-            self.sweep = None;
+        if let Some(sweep) = self.sweep.take_if(|sweep| sweep.writer.checkpoint().number == number) {
+            self.abandon_marks(sweep.marks);
         }
         if self.rounds.finishing.is_some_and(|checkpoint| checkpoint.number == number) {
             self.rounds.finishing = None;

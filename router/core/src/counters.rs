@@ -37,6 +37,20 @@ pub struct Counters {
     pub checkpoint_bytes: u64,
     /// Checkpoints that could not be written.
     pub checkpoints_failed: u64,
+    /// Places that wait and were copied to cold segments.
+    pub moved: u64,
+    /// Bytes of their records.
+    pub moved_bytes: u64,
+    /// Bytes by which these were filled up to whole pages.
+    pub moved_padding: u64,
+    /// Places that were not copied, for they are not as they were written.
+    pub moves_rotten: u64,
+    /// Copying or erasing that failed, and was tried again.
+    pub moves_failed: u64,
+    /// Bytes of cold segments that were written to overwrite what is dead.
+    pub erased_bytes: u64,
+    /// Bytes of segments that were overwritten with zeros to be used again.
+    pub zeroed_bytes: u64,
 }
 
 impl Default for Counters {
@@ -58,6 +72,13 @@ impl Default for Counters {
             checkpoints: 0,
             checkpoint_bytes: 0,
             checkpoints_failed: 0,
+            moved: 0,
+            moved_bytes: 0,
+            moved_padding: 0,
+            moves_rotten: 0,
+            moves_failed: 0,
+            erased_bytes: 0,
+            zeroed_bytes: 0,
         }
     }
 }

@@ -4,7 +4,7 @@
 //! input of a turn and closes the turn with [`Input::TurnEnd`]; only that one proposes, delivers and asks for the log write.
 
 use bytes::Bytes;
-use whimbrel_storage::{LogWrite, Retired, SegmentId, WriteId};
+use whimbrel_storage::{ColdDone, ColdWork, LogWrite, Retired, SegmentId, WriteId};
 
 use crate::ids::{ConnId, PartitionId, ShardId};
 use crate::lane::LaneItem;
@@ -107,6 +107,10 @@ pub enum Input<'a> {
         /// Which.
         segment: SegmentId,
     },
+    /// The work of [`Effect::Cold`] is done, and on stable storage.
+    ColdDone(Box<ColdDone>),
+    /// The work of [`Effect::Cold`] failed. Nothing of it counts.
+    ColdFailed,
     /// The time of [`Effect::WakeAt`] has come.
     Timeout,
     /// Shut down: refuse what is new, tell the clients, flush, then [`Effect::Stopped`].
@@ -186,6 +190,9 @@ pub enum Effect {
         /// Its mapping.
         mapping: Bytes,
     },
+    /// Carry it out in the background, with [`ColdWork::run`]; answered by [`Input::ColdDone`] or [`Input::ColdFailed`]. One at a
+    /// time.
+    Cold(ColdWork),
     /// Call again with [`Input::Timeout`] at this time of the monotonic clock, if not earlier. The latest one counts.
     WakeAt {
         /// In microseconds.

@@ -14,6 +14,7 @@ mod checkpoint;
 mod conn;
 mod counters;
 mod deliver;
+mod emptying;
 pub mod ids;
 mod image;
 mod inbox;

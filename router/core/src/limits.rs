@@ -89,9 +89,21 @@ pub const CHECKPOINT_SOON_US: u64 = 10 * MS;
 pub const CHECKPOINT_RETRY_US: u64 = 1000 * MS;
 
 /// Of the time within which dead bytes have to be gone: so often the segment that is written is closed and a checkpoint made. A
-/// byte is written, its segment closed at the next checkpoint, and the second one after that lets the segment go: that is
-/// three of them, and the fourth is for the work itself.
-pub const FORGET_STEPS: u64 = 4;
+/// byte dies, its segment is closed with the next checkpoint ([`EMPTY_AGE_STEPS`] before what waits in it is noted), the one
+/// after that points to copies of what waits, and with the one after that the segment goes: five steps. The others are for the
+/// work itself.
+pub const FORGET_STEPS: u64 = 8;
+
+/// What still waits in a segment is moved when so many of these steps have passed since it was closed: until then most of it
+/// has reached its devices, and need not be moved.
+pub const EMPTY_AGE_STEPS: u64 = 2;
+
+/// Segments that are emptied at once, and places that are moved out of them: a bound of the memory that lists of them take,
+/// some 50 MiB.
+pub const EMPTY_SEGMENTS_MAX: usize = 64;
+
+/// See [`EMPTY_SEGMENTS_MAX`].
+pub const EMPTY_PLACES_MAX: usize = 2 << 20;
 
 /// Raft's tick.
 pub const RAFT_TICK_US: u64 = 100 * MS;
@@ -123,8 +135,7 @@ pub struct Bounds {
     pub lane_backlog: usize,
     /// The largest retry time that a refusal names.
     pub retry_after_ms: u32,
-    /// Within this time after the last device's acknowledgement was committed the bytes of a message are gone, as long as
-    /// nothing else in their segment waits.
+    /// Within this time after the last device's acknowledgement was committed the bytes of a message are gone.
     pub forget_after_us: u64,
 }
 
@@ -157,4 +168,5 @@ const _: () = {
     // The largest frame fits the gather bound many times.
     assert!(wire::FRAME_MAX_BYTES * 16 <= 4 * 1024 * 1024);
     assert!(ACK_GATHER_US * 2 <= 1000 * MS);
+    assert!(EMPTY_AGE_STEPS + 3 < FORGET_STEPS);
 };

@@ -134,7 +134,7 @@ impl Reading<'_> {
                 }
             }
             // Its bytes were forgotten on purpose; nothing follows from it.
-            RecordKind::Erased => {}
+            RecordKind::Erased | RecordKind::Moved => {}
         }
         Ok(())
     }

@@ -314,6 +314,7 @@ impl Shard {
     /// Asks for a segment where one is wanted, and for the next write where none is in flight.
     fn write_log(&mut self, fx: &mut Effects) {
         while let Some(Wanted { id, reuse }) = self.log.segment_wanted() {
+            self.counters.zeroed_bytes += reuse.as_ref().map_or(0, |retired| u64::from(retired.used));
             fx.list.push(Effect::PrepareSegment { segment: id, reuse });
         }
         while let Some(retired) = self.log.segment_unwanted() {

@@ -11,6 +11,7 @@ use crate::chat::Creating;
 use crate::checkpoint::{ColdReads, Rounds, Sweep};
 use crate::conn::Conn;
 use crate::counters::Counters;
+use crate::emptying::Emptying;
 use crate::ids::{ChatId, PartitionId};
 use crate::io::{Effect, Effects, Fatal, Input, Now, ShardConfig};
 use crate::lane::LaneItem;
@@ -88,6 +89,7 @@ pub struct Shard {
     pub(crate) sweep: Option<Sweep>,
     pub(crate) rounds: Rounds,
     pub(crate) cold: ColdReads,
+    pub(crate) emptying: Emptying,
     pub(crate) segment_bytes: u32,
     /// The last segment that was wanted could not be made. The spares that are left are for acknowledgements, and for the
     /// fan-out of what was accepted: nothing new is.
@@ -152,6 +154,7 @@ impl Shard {
             sweep: None,
             rounds: Rounds::default(),
             cold: ColdReads::default(),
+            emptying: Emptying::default(),
             segment_bytes: options.segment_size,
             disk_full: false,
             stopping: false,
@@ -201,6 +204,8 @@ impl Shard {
             Input::CheckpointWritten { number } => self.on_checkpoint_written(number),
             Input::CheckpointFailed { number } => self.on_checkpoint_failed(number),
             Input::ReadIn { segment } => self.on_read_in(fx, segment),
+            Input::ColdDone(done) => self.on_cold_done(fx, *done),
+            Input::ColdFailed => self.on_cold_failed(),
             Input::Timeout => {
                 // What was told is used up, so that the same time may be told again.
                 self.told_wake_us = 0;

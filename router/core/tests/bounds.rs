@@ -97,14 +97,14 @@ impl Node {
                     }
                     Effect::PrepareSegment { segment, reuse } => {
                         again = true;
-                        let old = reuse.map(|Retired { id, mapping: _ }| id);
+                        let old = reuse.map(|Retired { id, mapping: _, used }| (id, used));
                         let mapping = match old {
-                            Some(old) => self.disk.recycle(old, segment, SEGMENT_BYTES).unwrap(),
+                            Some((old, used)) => self.disk.recycle(old, used, segment, SEGMENT_BYTES).unwrap(),
                             None => self.disk.create(segment, SEGMENT_BYTES).unwrap(),
                         };
                         self.tell(Input::SegmentReady { segment, mapping });
                     }
-                    Effect::RemoveSegment(Retired { id, mapping }) => {
+                    Effect::RemoveSegment(Retired { id, mapping, .. }) => {
                         drop(mapping);
                         self.disk.remove(id).unwrap();
                     }
@@ -124,6 +124,11 @@ impl Node {
                         again = true;
                         drop(mapping);
                         self.tell(Input::ReadIn { segment });
+                    }
+                    Effect::Cold(work) => {
+                        again = true;
+                        let done = work.run(&mut self.disk).unwrap();
+                        self.tell(Input::ColdDone(Box::new(done)));
                     }
                     Effect::Stopped => self.stopped = true,
                     Effect::Detach { .. } | Effect::Move { .. } | Effect::WakeAt { .. } => {}

@@ -359,6 +359,7 @@ impl Cell {
                 drop(mapping);
                 self.chores.read_in(chore_due(b), segment);
             }
+            Effect::Cold(work) => self.chores.cold(chore_due(b), work),
             Effect::WakeAt { mono_us } => self.wake_at_us = Some(mono_us.saturating_add(self.booted_us)),
             Effect::Stopped => self.stopped = true,
             Effect::Fatal(fatal) => {

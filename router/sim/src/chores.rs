@@ -6,7 +6,7 @@ use std::io;
 
 use bytes::Bytes;
 use whimbrel_core::io::Input;
-use whimbrel_storage::{CHECKPOINT_MAGIC, Retired, SegmentId};
+use whimbrel_storage::{CHECKPOINT_MAGIC, ColdDone, ColdWork, Disk, Retired, SegmentId};
 
 use crate::bottom::Bottom;
 use crate::disk::SimDisk;
@@ -18,6 +18,7 @@ enum Chore {
     Remove(Retired),
     Checkpoint { number: u64, bytes: Vec<u8>, last: Option<u64> },
     ReadIn(SegmentId),
+    Cold(ColdWork),
 }
 
 /// See the [module](self).
@@ -46,6 +47,10 @@ impl Chores {
         self.others.push_back((due_us, Chore::ReadIn(segment)));
     }
 
+    pub(crate) fn cold(&mut self, due_us: u64, work: ColdWork) {
+        self.others.push_back((due_us, Chore::Cold(work)));
+    }
+
     /// When the next segment is made.
     pub(crate) fn segment_due(&self) -> Option<u64> {
         self.segments.front().map(|(due_us, ..)| *due_us)
@@ -66,10 +71,10 @@ impl Chores {
         let fails = !b.healed && b.rng.per_mille(b.weather.prepare_fails_per_mille);
         let size_bytes = b.weather.segment_bytes;
         let mapping = match reuse.map(forget_mapping) {
-            Some(old) if fails => disk.remove(old).map(|()| None)?,
-            Some(old) => {
+            Some((old, _)) if fails => disk.remove(old).map(|()| None)?,
+            Some((old, used)) => {
                 b.stats.segments_reused += 1;
-                Some(disk.recycle(old, segment, size_bytes)?)
+                Some(disk.recycle(old, used, segment, size_bytes)?)
             }
             None if fails => None,
             None => Some(disk.create(segment, size_bytes)?),
@@ -84,7 +89,8 @@ impl Chores {
     pub(crate) fn do_other(&mut self, disk: &mut SimDisk, b: &mut Bottom) -> io::Result<Option<Input<'static>>> {
         let Some((_, chore)) = self.others.pop_front() else { return Ok(None) };
         match chore {
-            Chore::Remove(retired) => disk.remove(forget_mapping(retired)).map(|()| None),
+            Chore::Remove(retired) => disk.remove(forget_mapping(retired).0).map(|()| None),
+            Chore::Cold(work) => Ok(Some(cold(work, disk, b))),
             Chore::ReadIn(segment) => {
                 b.stats.read_in += 1;
                 Ok(Some(Input::ReadIn { segment }))
@@ -134,7 +140,7 @@ impl Chores {
     pub(crate) fn crash(mut self, disk: &mut SimDisk, b: &mut Bottom) {
         while let Some((_, segment, reuse)) = self.segments.pop_front() {
             match reuse.map(forget_mapping) {
-                Some(old) if b.rng.per_mille(600) => {
+                Some((old, _)) if b.rng.per_mille(600) => {
                     let _ = disk.remove(old);
                     if b.rng.per_mille(500) {
                         let _ = disk.create(segment, b.weather.segment_bytes);
@@ -150,12 +156,84 @@ impl Chores {
         while !self.others.is_empty() && b.rng.per_mille(500) {
             let _ = self.do_other(disk, b);
         }
+        if let Some((_, Chore::Cold(work))) = self.others.pop_front()
+            && b.rng.per_mille(500)
+        {
+            // What it writes is not flushed yet.
+            let _ = work.run(&mut Unflushed(disk));
+        }
     }
 }
 
-/// Nobody looks at it any more.
-fn forget_mapping(retired: Retired) -> SegmentId {
-    let Retired { id, mapping } = retired;
+fn cold(work: ColdWork, disk: &mut SimDisk, b: &mut Bottom) -> Input<'static> {
+    if !b.healed && b.rng.per_mille(b.weather.checkpoint_fails_per_mille) {
+        if b.rng.per_mille(500) {
+            // It failed at the very end.
+            let _ = work.run(&mut disk.ram);
+        }
+        b.stats.moves_failed += 1;
+        return Input::ColdFailed;
+    }
+    match work.run(&mut disk.ram) {
+        Ok(done) => {
+            match &done {
+                ColdDone::Copied(copied) => b.stats.moved += copied.moved.len() as u64,
+                ColdDone::Erased(_) => b.stats.erased += 1,
+            }
+            Input::ColdDone(Box::new(done))
+        }
+        Err(_) => Input::ColdFailed,
+    }
+}
+
+/// A disk whose writes stay in its cache.
+struct Unflushed<'a>(&'a mut SimDisk);
+
+impl Disk for Unflushed<'_> {
+    fn list(&mut self) -> io::Result<Vec<SegmentId>> {
+        self.0.ram.list()
+    }
+
+    fn create(&mut self, id: SegmentId, size_bytes: u32) -> io::Result<Bytes> {
+        self.0.ram.create(id, size_bytes)
+    }
+
+    fn recycle(&mut self, old: SegmentId, used: u32, id: SegmentId, size_bytes: u32) -> io::Result<Bytes> {
+        self.0.ram.recycle(old, used, id, size_bytes)
+    }
+
+    fn remove(&mut self, id: SegmentId) -> io::Result<()> {
+        self.0.ram.remove(id)
+    }
+
+    fn open(&mut self, id: SegmentId, populate: bool) -> io::Result<Bytes> {
+        self.0.ram.open(id, populate)
+    }
+
+    fn write(&mut self, id: SegmentId, offset: u32, bytes: &[u8]) -> io::Result<()> {
+        self.0.ram.write_unflushed(id, offset, bytes)
+    }
+
+    fn sync(&mut self, id: SegmentId) -> io::Result<()> {
+        self.0.ram.sync(id)
+    }
+
+    fn checkpoints(&mut self) -> io::Result<Vec<u64>> {
+        self.0.ram.checkpoints()
+    }
+
+    fn read_checkpoint(&mut self, number: u64) -> io::Result<Vec<u8>> {
+        self.0.ram.read_checkpoint(number)
+    }
+
+    fn set_aside_checkpoint(&mut self, number: u64) -> io::Result<()> {
+        self.0.ram.set_aside_checkpoint(number)
+    }
+}
+
+/// Nobody looks at it any more: which it was, and how far it was used.
+fn forget_mapping(retired: Retired) -> (SegmentId, u32) {
+    let Retired { id, mapping, used } = retired;
     drop::<Bytes>(mapping);
-    id
+    (id, used)
 }

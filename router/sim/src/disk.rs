@@ -47,8 +47,8 @@ impl SimDisk {
         self.ram.create(id, size_bytes)
     }
 
-    pub(crate) fn recycle(&mut self, old: SegmentId, id: SegmentId, size_bytes: u32) -> io::Result<Bytes> {
-        self.ram.recycle(old, id, size_bytes)
+    pub(crate) fn recycle(&mut self, old: SegmentId, used: u32, id: SegmentId, size_bytes: u32) -> io::Result<Bytes> {
+        self.ram.recycle(old, used, id, size_bytes)
     }
 
     pub(crate) fn remove(&mut self, id: SegmentId) -> io::Result<()> {

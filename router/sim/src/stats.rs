@@ -69,6 +69,12 @@ stats! {
     segments_reused,
     /// Segments that were read in before they were looked at.
     read_in,
+    /// Places that were moved to cold segments.
+    moved,
+    /// Steps of erasing what is dead in them.
+    erased,
+    /// Work on them that failed.
+    moves_failed,
     /// Worlds in which everything was forgotten at the end.
     forgotten_worlds,
     /// Refusals that they heard.

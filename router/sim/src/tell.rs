@@ -2,6 +2,7 @@
 
 use std::fmt::{Display, Formatter, Result};
 
+use whimbrel_storage::{ColdDone, ColdWork};
 use whimbrel_core::ids::ConnId;
 use whimbrel_core::io::{Effect, Input};
 use whimbrel_core::lane::{Ask, LaneItem, Reply};
@@ -45,6 +46,11 @@ impl Display for Told<'_> {
             Input::CheckpointWritten { number } => write!(f, "checkpoint {number} written"),
             Input::CheckpointFailed { number } => write!(f, "checkpoint {number} failed"),
             Input::ReadIn { segment } => write!(f, "read in {segment:?}"),
+            Input::ColdDone(done) => match &**done {
+                ColdDone::Copied(copied) => write!(f, "{} places copied", copied.moved.len()),
+                ColdDone::Erased(erase) => write!(f, "{:?} erased, done: {}", erase.segment(), erase.is_done()),
+            },
+            Input::ColdFailed => f.write_str("cold work failed"),
             Input::Timeout => f.write_str("timeout"),
             Input::Stop => f.write_str("stop"),
             Input::TurnEnd { more } => write!(f, "turn end{}", if *more { ", more waits" } else { "" }),
@@ -84,6 +90,8 @@ impl Display for Wanted<'_> {
                 write!(f, "checkpoint {number} {} bytes {:08x}{end}", bytes.len(), Digest::of(bytes) as u32)
             }
             Effect::ReadIn { segment, .. } => write!(f, "read in {segment:?}"),
+            Effect::Cold(ColdWork::Copy(copy)) => write!(f, "copy {} places", copy.places()),
+            Effect::Cold(ColdWork::Erase(erase)) => write!(f, "erase {:?}", erase.segment()),
             Effect::WakeAt { mono_us } => write!(f, "wake at {mono_us}"),
             Effect::Stopped => f.write_str("stopped"),
             Effect::Fatal(fatal) => write!(f, "fatal {fatal:?}"),

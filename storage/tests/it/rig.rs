@@ -68,9 +68,9 @@ impl Rig {
     pub(crate) fn prepare(&mut self) {
         while let Some(Wanted { id, reuse }) = self.log.segment_wanted() {
             let mapping = match reuse {
-                Some(Retired { id: old, mapping }) => {
+                Some(Retired { id: old, mapping, used }) => {
                     drop(mapping);
-                    self.disk.recycle(old, id, self.options.segment_size).unwrap()
+                    self.disk.recycle(old, used, id, self.options.segment_size).unwrap()
                 }
                 None => self.disk.create(id, self.options.segment_size).unwrap(),
             };

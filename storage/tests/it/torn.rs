@@ -138,8 +138,8 @@ impl Disk for Dying<'_> {
         self.disk.create(id, size_bytes)
     }
 
-    fn recycle(&mut self, old: SegmentId, id: SegmentId, size_bytes: u32) -> io::Result<Bytes> {
-        self.disk.recycle(old, id, size_bytes)
+    fn recycle(&mut self, old: SegmentId, used: u32, id: SegmentId, size_bytes: u32) -> io::Result<Bytes> {
+        self.disk.recycle(old, used, id, size_bytes)
     }
 
     fn remove(&mut self, id: SegmentId) -> io::Result<()> {

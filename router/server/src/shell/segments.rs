@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use whimbrel_core::Input;
 use whimbrel_core::ids::ShardId;
-use whimbrel_storage::{CHECKPOINT_MAGIC, FileDisk, Retired, SegmentId, read_in};
+use whimbrel_storage::{CHECKPOINT_MAGIC, ColdWork, FileDisk, Retired, SegmentId, read_in};
 
 use super::sleep::Waker;
 
@@ -38,6 +38,7 @@ enum Making {
 enum Keeping {
     Checkpoint { number: u64, bytes: Vec<u8>, last: Option<u64> },
     ReadIn(SegmentId, Bytes),
+    Cold(ColdWork),
 }
 
 /// See the [module](self).
@@ -69,7 +70,7 @@ impl Segments {
             }
         })?;
         let (keeping, jobs) = mpsc::channel();
-        let mut keeper = Keeper { disk: disk.clone(), writing: None, failures: 0 };
+        let mut keeper = Keeper { disk: disk.clone(), writing: None, failures: 0, cold_failures: 0 };
         thread::Builder::new().name(format!("keeper-{shard}")).spawn(move || {
             for job in jobs {
                 let Some(result) = keeper.work(job) else { continue };
@@ -105,6 +106,12 @@ impl Segments {
         self.outstanding += 1;
     }
 
+    /// Has something done on cold segments.
+    pub(super) fn cold(&mut self, work: ColdWork) {
+        self.keeping.send(Keeping::Cold(work)).expect(ENDS);
+        self.outstanding += 1;
+    }
+
     /// What was done.
     #[inline]
     pub(super) fn done(&mut self) -> Option<Done> {
@@ -132,7 +139,7 @@ impl Segments {
 fn make(disk: &FileDisk, job: Making, size_bytes: u32, failures: &mut u32) -> Option<Done> {
     let (segment, reuse) = match job {
         Making::Prepare(segment, reuse) => (segment, reuse),
-        Making::Remove(Retired { id, mapping }) => {
+        Making::Remove(Retired { id, mapping, .. }) => {
             drop(mapping);
             if let Err(error) = disk.remove_segment(id) {
                 tracing::warn!(path = %disk.path(id).display(), %error, "cannot remove a segment that nobody needs");
@@ -146,10 +153,10 @@ fn make(disk: &FileDisk, job: Making, size_bytes: u32, failures: &mut u32) -> Op
         thread::sleep(RETRY);
     }
     let made = match reuse {
-        Some(Retired { id: old, mapping }) => {
+        Some(Retired { id: old, mapping, used }) => {
             // Before its bytes change.
             drop(mapping);
-            disk.recycle_segment(old, segment, size_bytes)
+            disk.recycle_segment(old, used, segment, size_bytes)
         }
         None => disk.create_segment(segment, size_bytes),
     };
@@ -181,6 +188,8 @@ struct Keeper {
     writing: Option<(u64, File)>,
     /// In a row.
     failures: u32,
+    /// Of work on cold segments.
+    cold_failures: u32,
 }
 
 impl Keeper {
@@ -193,6 +202,19 @@ impl Keeper {
                 }
                 Some(Input::ReadIn { segment })
             }
+            Keeping::Cold(work) => Some(match work.run(&mut self.disk) {
+                Ok(done) => Input::ColdDone(Box::new(done)),
+                Err(error) => {
+                    if self.cold_failures.is_multiple_of(LOGGED) {
+                        tracing::error!(
+                            %error,
+                            "cannot move what waits out of old segments, or overwrite what is delivered there; it is tried again with the                              next checkpoint. Until then the log grows: make room, or check the disk (dmesg)"
+                        );
+                    }
+                    self.cold_failures += 1;
+                    Input::ColdFailed
+                }
+            }),
             Keeping::Checkpoint { number, bytes, last } => {
                 let is_first = self.writing.as_ref().is_none_or(|(writing, _)| *writing != number);
                 if is_first && !bytes.starts_with(CHECKPOINT_MAGIC) {

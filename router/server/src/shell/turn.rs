@@ -457,6 +457,7 @@ impl Shell {
                 Effect::RemoveSegment(retired) => self.segments.remove(retired),
                 Effect::Checkpoint { number, bytes, last } => self.segments.checkpoint(number, bytes, last),
                 Effect::ReadIn { segment, mapping } => self.segments.read_in(segment, mapping),
+                Effect::Cold(work) => self.segments.cold(work),
                 Effect::WakeAt { mono_us } => self.wake_at_us = Some(mono_us),
                 Effect::Stopped => {
                     self.stopped = true;

@@ -1,0 +1,191 @@
+//! Emptying: what still waits in a segment whose time has come is moved to cold segments, once, so that the rest of it is
+//! forgotten; and what dies in a cold segment is overwritten there.
+//!
+//! It goes along with the checkpoints, which look at every place that waits anyway:
+//!
+//! 1. A checkpoint notes all that waits in the segments to be emptied, and in the cold ones.
+//! 2. Off the core the former is copied to a cold segment, and what was not noted of the latter is overwritten with zeros.
+//! 3. The next checkpoint lets each place point to its copy, just before it goes into the image.
+//! 4. Once the one after that is there too, no checkpoint points into the segment, and it goes like any other.
+//!
+//! A crash anywhere leaves the original, or both, and copies that nobody points to: the first checkpoint after the start does
+//! not note them, so that they are overwritten.
+
+use std::collections::VecDeque;
+
+use whimbrel_storage::{ColdDone, ColdErase, ColdWork, Location, Log, Position, SegmentId};
+
+use crate::io::{Effect, Effects};
+use crate::limits;
+use crate::shard::Shard;
+
+/// What a checkpoint in the making notes and changes.
+#[derive(Debug, Default)]
+pub(crate) struct Marks {
+    /// Places and their copies, ascending.
+    map: Vec<(Location, Location)>,
+    /// Segments to be emptied, ascending.
+    sources: Vec<SegmentId>,
+    /// What waits in them.
+    found: Vec<Location>,
+    /// What waits in the other cold ones.
+    cold: Vec<Location>,
+    /// How far the cold ones are written with what is in the map, or was in an earlier one.
+    ends: Vec<(SegmentId, u32)>,
+    /// Behind this one, if it is not cold, nothing is to be done.
+    last_hot: SegmentId,
+}
+
+impl Marks {
+    /// A place that waits: it points to its copy from now on, if there is one.
+    #[inline]
+    pub(crate) fn visit(&mut self, log: &mut Log, place: &mut Location) {
+        if place.segment.is_cold() || place.segment <= self.last_hot {
+            self.look(log, place);
+        }
+    }
+
+    fn look(&mut self, log: &mut Log, place: &mut Location) {
+        if let Ok(n) = self.map.binary_search_by_key(place, |(from, _)| *from) {
+            let to = self.map[n].1;
+            log.release(*place);
+            log.hold(to);
+            *place = to;
+        }
+        if self.sources.binary_search(&place.segment).is_ok() {
+            // What is too much stays, and its segment is emptied later.
+            if self.found.len() < limits::EMPTY_PLACES_MAX {
+                self.found.push(*place);
+            }
+        } else if place.segment.is_cold() {
+            self.cold.push(*place);
+        }
+    }
+}
+
+/// Between two checkpoints.
+#[derive(Debug, Default)]
+pub(crate) struct Emptying {
+    /// When checkpoints began, and with which segment the log went on: newest last.
+    begun: VecDeque<(u64, SegmentId)>,
+    /// To be copied, ascending.
+    queue: VecDeque<Location>,
+    /// Copied: from where to where, ascending.
+    copied: Vec<(Location, Location)>,
+    erasing: VecDeque<ColdErase>,
+    /// Given out and not answered.
+    is_working: bool,
+}
+
+impl Shard {
+    /// What the checkpoint that is begun now is to note and change.
+    pub(crate) fn begin_marks(&mut self, position: Position) -> Marks {
+        let Emptying { begun, queue, copied, is_working, .. } = &mut self.emptying;
+        let now_us = self.now.mono_us;
+        begun.push_back((now_us, position.segment));
+        let age_us = self.config.bounds.forget_after_us / limits::FORGET_STEPS * limits::EMPTY_AGE_STEPS;
+        let old = begun.partition_point(|(at_us, _)| at_us + age_us <= now_us);
+        begun.drain(..old.saturating_sub(1));
+        let is_copied = queue.is_empty() && !*is_working;
+        if !is_copied {
+            return Marks::default();
+        }
+        // Sealed for so long that most of what was on its way is there.
+        let before = begun.front().filter(|_| old > 0).map(|(_, segment)| *segment);
+        let hot = before.map(|segment| Position { segment, ..position });
+        let hot = hot.into_iter().flat_map(|position| self.log.held_before(position));
+        let sources: Vec<SegmentId> = hot.chain(self.log.sparse()).take(limits::EMPTY_SEGMENTS_MAX).collect();
+        let map = std::mem::take(copied);
+        let hot = |id: &SegmentId| !id.is_cold();
+        let of_map = map.iter().map(|(from, _)| from.segment).rfind(hot);
+        let last_hot = sources.iter().copied().rfind(hot).max(of_map).unwrap_or(SegmentId(0));
+        Marks { map, sources, found: Vec::new(), cold: Vec::new(), ends: self.log.cold_ends(), last_hot }
+    }
+
+    /// The checkpoint has seen all that waits.
+    pub(crate) fn end_marks(&mut self, fx: &mut Effects, mut marks: Marks, number: u64) {
+        let mut emptied: Vec<SegmentId> = marks.map.iter().map(|(from, _)| from.segment).collect();
+        emptied.dedup();
+        for id in emptied {
+            self.log.emptied(id, number);
+        }
+        self.log.settle(&marks.ends);
+        sort(&mut marks.found);
+        sort(&mut marks.cold);
+        if !marks.found.is_empty() {
+            self.emptying.queue = marks.found.into();
+        }
+        let ids: Vec<SegmentId> = self.log.cold_segments().filter(|id| marks.sources.binary_search(id).is_err()).collect();
+        for id in ids {
+            // One whose last erasing is not done is looked at the next time.
+            if self.emptying.erasing.iter().any(|erase| erase.segment() == id) {
+                continue;
+            }
+            let from = marks.cold.partition_point(|place| place.segment < id);
+            let to = marks.cold.partition_point(|place| place.segment <= id);
+            let keep = marks.cold[from..to].iter().map(|place| (place.offset, place.len)).collect();
+            self.emptying.erasing.extend(self.log.plan_erase(id, keep));
+        }
+        self.work_on_cold(fx);
+    }
+
+    /// The checkpoint is given up. What points to copies already goes on doing so.
+    pub(crate) fn abandon_marks(&mut self, marks: Marks) {
+        if !marks.map.is_empty() {
+            self.emptying.copied = marks.map;
+        }
+    }
+
+    /// Whether a checkpoint is wanted so that emptying goes on, though nothing has happened since the last ones.
+    pub(crate) fn wants_marks(&self) -> bool {
+        !self.emptying.copied.is_empty()
+            || self.log.awaits_checkpoints()
+            || self.log.held_before(self.log.position()).next().is_some()
+    }
+
+    fn work_on_cold(&mut self, fx: &mut Effects) {
+        if self.emptying.is_working || self.stopping {
+            return;
+        }
+        let copy = self.log.plan_copy(&mut self.emptying.queue).map(ColdWork::Copy);
+        let work = copy.or_else(|| self.emptying.erasing.pop_front().map(ColdWork::Erase));
+        if let Some(work) = work {
+            self.emptying.is_working = true;
+            fx.list.push(Effect::Cold(work));
+        }
+    }
+
+    pub(crate) fn on_cold_done(&mut self, fx: &mut Effects, done: ColdDone) {
+        self.emptying.is_working = false;
+        match done {
+            ColdDone::Copied(copied) => {
+                self.log.copied(&copied);
+                self.counters.moved += copied.moved.len() as u64;
+                self.counters.moved_bytes += copied.bytes;
+                self.counters.moved_padding += u64::from(copied.padded).saturating_sub(copied.bytes);
+                self.counters.moves_rotten += copied.rotten.len() as u64;
+                self.emptying.copied.extend(copied.moved);
+            }
+            ColdDone::Erased(erase) if erase.is_done() => {
+                self.counters.erased_bytes += erase.written();
+                self.log.erased(&erase);
+            }
+            ColdDone::Erased(erase) => self.emptying.erasing.push_back(erase),
+        }
+        self.work_on_cold(fx);
+    }
+
+    /// What is left is tried anew with the next checkpoint.
+    pub(crate) fn on_cold_failed(&mut self) {
+        self.emptying.is_working = false;
+        self.emptying.queue.clear();
+        self.emptying.erasing.clear();
+        self.log.copy_failed();
+        self.counters.moves_failed += 1;
+    }
+}
+
+fn sort(places: &mut Vec<Location>) {
+    places.sort_unstable();
+    places.dedup();
+}

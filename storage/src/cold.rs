@@ -1,0 +1,496 @@
+//! Cold segments: what still waits in a segment whose rest is dead is copied into one of them, once, so that the segment can
+//! go. What dies there is overwritten with zeros in place: three days of backlog are not rewritten every ten minutes.
+//!
+//! They are segments like others, with numbers of their own from [`SegmentId::COLD`] on, and no part of the log: no start
+//! reads their records, and nothing is in them but what a checkpoint or a later move points to. Each record is one place
+//! that was pointed to, of kind [`RecordKind::Moved`]; its payload is as it was, or zeros. Batches are numbered from 1 in each
+//! segment.
+//!
+//! The work is carried out off the core: [`ColdWork::run`].
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+
+use bytes::Bytes;
+
+use crate::layout::{self, BATCH_HEADER_BYTES, BatchHeader, FIRST_BATCH_OFFSET, RECORD_HEADER_BYTES, SegmentHeader};
+use crate::limits::PAGE_BYTES;
+use crate::segments::Segment;
+use crate::{Disk, Location, LogOptions, RecordHeader, RecordKind, SegmentId};
+
+/// Bytes that one step of erasing looks at.
+const ERASE_STEP_BYTES: u32 = 1 << 20;
+
+/// Work on cold segments, for a thread that may wait for the disk.
+#[derive(Debug)]
+pub enum ColdWork {
+    /// See [`Copy`].
+    Copy(Copy),
+    /// See [`Erase`].
+    Erase(Erase),
+}
+
+/// What became of [`ColdWork`].
+#[derive(Debug)]
+pub enum ColdDone {
+    /// All of it is on stable storage.
+    Copied(Copied),
+    /// A step of it is done. It goes on with the next one, unless it is done.
+    Erased(Erase),
+}
+
+impl ColdWork {
+    /// Carries it out. When it fails nothing of it counts, and it may be tried anew.
+    pub fn run(self, disk: &mut dyn Disk) -> io::Result<ColdDone> {
+        match self {
+            ColdWork::Copy(copy) => copy.run(disk).map(ColdDone::Copied),
+            ColdWork::Erase(mut erase) => erase.step(disk).map(|()| ColdDone::Erased(erase)),
+        }
+    }
+}
+
+/// Places to be copied into a cold segment, in one batch.
+#[derive(Debug)]
+pub struct Copy {
+    /// Ascending.
+    places: Vec<Location>,
+    /// Of the segments that they are in, ascending.
+    sources: Vec<(SegmentId, Bytes)>,
+    segment: SegmentId,
+    size_bytes: u32,
+    /// Of the cold segment; `None` if it has to be made.
+    generation: Option<u64>,
+    offset: u32,
+    batch: u64,
+}
+
+/// Copies that are on stable storage.
+#[derive(Debug)]
+pub struct Copied {
+    /// From where to where, ascending. What is missing of the places was not as it had been written, and was not copied.
+    pub moved: Vec<(Location, Location)>,
+    /// Those.
+    pub rotten: Vec<Location>,
+    /// Bytes of the records, their headers included.
+    pub bytes: u64,
+    segment: SegmentId,
+    /// Of one that was made.
+    mapping: Option<Bytes>,
+    /// Bytes of the batch, padding included; 0 if nothing was left to copy.
+    pub padded: u32,
+}
+
+impl Copy {
+    /// How many places.
+    pub fn places(&self) -> usize {
+        self.places.len()
+    }
+
+    fn run(self, disk: &mut dyn Disk) -> io::Result<Copied> {
+        let (generation, mut mapping) = match self.generation {
+            Some(generation) => (generation, None),
+            None => {
+                let mapping = disk.create(self.segment, self.size_bytes)?;
+                let header = SegmentHeader::decode(&mapping).map_err(|_| io::Error::other("a new segment has no header"))?;
+                (header.generation, Some(mapping))
+            }
+        };
+        let seed = layout::record_seed(self.batch);
+        let (mut moved, mut rotten) = (Vec::with_capacity(self.places.len()), Vec::new());
+        let mut batch = vec![0; BATCH_HEADER_BYTES as usize];
+        for (id, view) in &self.sources {
+            let from = self.places.partition_point(|place| place.segment < *id);
+            let to = self.places.partition_point(|place| place.segment <= *id);
+            each_payload(view, &self.places[from..to], |place, found| {
+                let Some((record, payload)) = found else { return rotten.push(place) };
+                let header = RecordHeader { kind: RecordKind::Moved, ..record };
+                let offset = self.offset + batch.len() as u32;
+                batch.extend_from_slice(&layout::encode_record(&header, payload, seed, offset));
+                batch.extend_from_slice(payload);
+                batch.resize(batch.len().next_multiple_of(8), 0);
+                let offset = offset + RECORD_HEADER_BYTES;
+                moved.push((place, Location { segment: self.segment, offset, len: place.len }));
+            });
+        }
+        let mut padded = 0;
+        let length = batch.len() as u32;
+        if !moved.is_empty() {
+            let header = BatchHeader {
+                number: self.batch,
+                durable: self.batch - 1,
+                generation,
+                offset: self.offset,
+                length,
+                records: moved.len() as u32,
+            };
+            layout::put(&mut batch, 0, &header.encode());
+            padded = layout::padded(length);
+            batch.resize(padded as usize, 0);
+            if let Err(error) = disk.write(self.segment, self.offset, &batch) {
+                if mapping.take().is_some() {
+                    // Nobody knows of it. If it cannot be removed it is found at the next start.
+                    let _ = disk.remove(self.segment);
+                }
+                return Err(error);
+            }
+        }
+        let bytes = u64::from(length - BATCH_HEADER_BYTES);
+        Ok(Copied { moved, rotten, bytes, segment: self.segment, mapping, padded })
+    }
+}
+
+/// Finds these places, which are ascending, in a segment, and gives each with the header of its record and its bytes, if all
+/// that the record's checksums cover is as it was written.
+fn each_payload<'a>(
+    segment: &'a [u8],
+    places: &[Location],
+    mut each: impl FnMut(Location, Option<(RecordHeader, &'a [u8])>),
+) {
+    let mut left = places.iter().copied().peekable();
+    let generation = SegmentHeader::decode(segment).map_or(0, |header| header.generation);
+    let mut at = FIRST_BATCH_OFFSET;
+    while let Some(next) = left.peek().copied() {
+        let Some(header) = BatchHeader::at(segment, at, generation) else {
+            // Rot, for nothing waits behind the last batch. What is in the batches behind it is found again.
+            at = at.saturating_add(PAGE_BYTES);
+            if at as usize >= segment.len() {
+                left.by_ref().for_each(|place| each(place, None));
+                return;
+            }
+            continue;
+        };
+        let end = at + layout::padded(header.length);
+        if next.offset < end {
+            in_batch(&segment[at as usize..end as usize], &header, |record, offset, payload| {
+                while let Some(place) = left.next_if(|place| place.offset < offset + payload.map_or(0, <[u8]>::len) as u32) {
+                    let inside = payload.and_then(|payload| {
+                        let start = place.offset.checked_sub(offset)? as usize;
+                        payload.get(start..start + place.len as usize)
+                    });
+                    each(place, inside.map(|bytes| (record, bytes)));
+                }
+            });
+            while let Some(place) = left.next_if(|place| place.offset < end) {
+                each(place, None);
+            }
+        }
+        at = end;
+    }
+}
+
+/// Goes through the records of a batch, up to the first one whose header is not as it was written: header, where its payload
+/// begins in the segment, and the payload, if it is as it was written.
+fn in_batch<'a>(batch: &'a [u8], header: &BatchHeader, mut each: impl FnMut(RecordHeader, u32, Option<&'a [u8]>)) {
+    let seed = layout::record_seed(header.number);
+    let mut at = BATCH_HEADER_BYTES as usize;
+    for _ in 0..header.records {
+        let offset = header.offset + at as u32;
+        let Some((record, len)) = layout::decode_record_header(&batch[at..], seed, offset) else { return };
+        let start = at + RECORD_HEADER_BYTES as usize;
+        let payload = &batch[start..start + len];
+        let intact = layout::payload_holds(&batch[at..], payload);
+        each(record, header.offset + start as u32, intact.then_some(payload));
+        at += layout::record_bytes(len);
+    }
+}
+
+/// A cold segment of which all is to be zeros but its headers and what is pointed to.
+#[derive(Debug)]
+pub struct Erase {
+    segment: SegmentId,
+    view: Bytes,
+    /// Place and length of each payload that stays, ascending.
+    keep: Vec<(u32, u32)>,
+    /// Where the next step begins, and where it ends.
+    next: u32,
+    below: u32,
+    /// Bytes that were written so far.
+    written: u64,
+}
+
+impl Erase {
+    /// Which segment.
+    pub fn segment(&self) -> SegmentId {
+        self.segment
+    }
+
+    /// Whether nothing is left to be done.
+    pub fn is_done(&self) -> bool {
+        self.next >= self.below
+    }
+
+    /// Bytes that it has written so far.
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
+    fn step(&mut self, disk: &mut dyn Disk) -> io::Result<()> {
+        let generation = SegmentHeader::decode(&self.view).map_or(0, |header| header.generation);
+        let until = self.next.saturating_add(ERASE_STEP_BYTES).min(self.below);
+        while self.next < until {
+            let at = self.next as usize;
+            let header = BatchHeader::at(&self.view, self.next, generation);
+            let len = header.map_or(PAGE_BYTES, |header| layout::padded(header.length)) as usize;
+            let now = &self.view[at..at + len];
+            let wanted = self.wanted(now, header.as_ref());
+            if let Some(changed) = difference(now, &wanted) {
+                let offset = self.next + changed.start as u32;
+                disk.write(self.segment, offset, &wanted[changed.clone()])?;
+                self.written += changed.len() as u64;
+            }
+            self.next += len as u32;
+        }
+        Ok(())
+    }
+
+    /// A batch, or a page that is not in one, as it is to be.
+    fn wanted(&self, now: &[u8], header: Option<&BatchHeader>) -> Vec<u8> {
+        let mut wanted = vec![0; now.len()];
+        let mut stay = |from: usize, to: usize| {
+            let (from, to) = (from.min(now.len()), to.min(now.len()));
+            wanted[from..to].copy_from_slice(&now[from..to]);
+        };
+        if let Some(header) = header {
+            stay(0, BATCH_HEADER_BYTES as usize);
+            let seed = layout::record_seed(header.number);
+            let mut at = BATCH_HEADER_BYTES as usize;
+            for _ in 0..header.records {
+                let Some((_, len)) = layout::decode_record_header(&now[at..], seed, header.offset + at as u32) else { break };
+                stay(at, at + RECORD_HEADER_BYTES as usize);
+                at += layout::record_bytes(len);
+            }
+        }
+        // Where a header is not what it was, what is pointed to is kept all the same.
+        let first = self.keep.partition_point(|(offset, len)| offset + len <= self.next);
+        let end = self.next + now.len() as u32;
+        for (offset, len) in self.keep[first..].iter().take_while(|(offset, _)| offset - RECORD_HEADER_BYTES < end) {
+            let from = (offset - RECORD_HEADER_BYTES).saturating_sub(self.next);
+            stay(from as usize, (offset + len).saturating_sub(self.next) as usize);
+        }
+        wanted
+    }
+}
+
+/// The pages, from the first to the last, in which these differ.
+fn difference(now: &[u8], wanted: &[u8]) -> Option<std::ops::Range<usize>> {
+    let page = PAGE_BYTES as usize;
+    let differs = |n: &usize| now[n * page..(n + 1) * page] != wanted[n * page..(n + 1) * page];
+    let pages = now.len() / page;
+    let first = (0..pages).find(differs)?;
+    let last = (first..pages).rev().find(differs)?;
+    Some(first * page..(last + 1) * page)
+}
+
+/// A cold segment that is there.
+struct ColdSegment {
+    segment: Segment,
+    /// Behind the last batch. All of a segment that was there at the start.
+    end: u32,
+    /// Before this nothing lies that is a copy nobody points to yet.
+    settled: u32,
+    /// Payloads in it that are not zeros, as far as is known.
+    payloads: Option<usize>,
+    /// Bytes of those that are pointed to, as they were last counted.
+    live_bytes: u64,
+}
+
+/// The cold segments of a log in memory.
+pub(crate) struct Cold {
+    list: BTreeMap<SegmentId, ColdSegment>,
+    holds: BTreeMap<SegmentId, u32>,
+    /// Where the next batch goes: segment, offset, number.
+    tail: Option<(SegmentId, u32, u64)>,
+    next: SegmentId,
+    copying: bool,
+}
+
+impl Cold {
+    pub(crate) fn new(found: Vec<(SegmentId, Segment)>, size_bytes: u32) -> Cold {
+        let next = found.last().map_or(SegmentId::COLD, |(id, _)| id.next());
+        let whole = |segment| ColdSegment { segment, end: size_bytes, settled: size_bytes, payloads: None, live_bytes: 0 };
+        let list = found.into_iter().map(|(id, segment)| (id, whole(segment))).collect();
+        // One that was begun before the start is not gone on with: what a crash left at its end is not looked for.
+        Cold { list, holds: BTreeMap::new(), tail: None, next, copying: false }
+    }
+
+    pub(crate) fn get(&self, id: SegmentId) -> Option<&Segment> {
+        self.list.get(&id).map(|it| &it.segment)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: SegmentId) -> Option<&mut Segment> {
+        self.list.get_mut(&id).map(|it| &mut it.segment)
+    }
+
+    pub(crate) fn ids(&self) -> impl Iterator<Item = SegmentId> {
+        self.list.keys().copied()
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.list.len()
+    }
+
+    pub(crate) fn hold(&mut self, id: SegmentId) {
+        *self.holds.entry(id).or_default() += 1;
+    }
+
+    /// # Panics
+    /// If nothing held it.
+    pub(crate) fn release(&mut self, id: SegmentId) {
+        let held = self.holds.get_mut(&id).expect("what is released was held");
+        *held -= 1;
+        if *held == 0 {
+            self.holds.remove(&id);
+        }
+    }
+
+    pub(crate) fn holds(&self, id: SegmentId) -> u32 {
+        self.holds.get(&id).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn held(&self) -> u64 {
+        self.holds.values().map(|held| u64::from(*held)).sum()
+    }
+
+    pub(crate) fn missing(&self) -> Option<SegmentId> {
+        self.holds.keys().copied().find(|id| !self.list.contains_key(id))
+    }
+
+    /// Takes as many places as fit one batch from the front of `queue`, which is ascending.
+    pub(crate) fn plan_copy(
+        &mut self,
+        options: &LogOptions,
+        queue: &mut VecDeque<Location>,
+        hot_view: impl Fn(SegmentId) -> Option<Bytes>,
+    ) -> Option<Copy> {
+        if self.copying {
+            return None;
+        }
+        let (mut places, mut sources, mut length) = (Vec::new(), Vec::<(SegmentId, Bytes)>::new(), BATCH_HEADER_BYTES);
+        while let Some(place) = queue.front().copied() {
+            let record = layout::record_bytes(place.len as usize) as u32;
+            if length + record > options.batch_max {
+                break;
+            }
+            if sources.last().is_none_or(|(id, _)| *id != place.segment) {
+                let cold = self.get(place.segment).map(|segment| segment.view().clone());
+                let Some(view) = cold.or_else(|| hot_view(place.segment)) else {
+                    // It was let go since, and all that waited there.
+                    queue.pop_front();
+                    continue;
+                };
+                sources.push((place.segment, view));
+            }
+            length += record;
+            places.push(place);
+            queue.pop_front();
+        }
+        if places.is_empty() {
+            return None;
+        }
+        let fits = |(_, offset, _): &(SegmentId, u32, u64)| offset + layout::padded(length) <= options.segment_size;
+        let (segment, offset, batch) = match self.tail.filter(fits) {
+            Some(tail) => tail,
+            None => (self.next, FIRST_BATCH_OFFSET, 1),
+        };
+        self.copying = true;
+        let generation = self.list.get(&segment).map(|it| it.segment.generation);
+        Some(Copy { places, sources, segment, size_bytes: options.segment_size, generation, offset, batch })
+    }
+
+    /// # Panics
+    /// If they were not asked for.
+    pub(crate) fn copied(&mut self, copied: &Copied) {
+        assert!(std::mem::take(&mut self.copying), "copies are asked for");
+        if let Some(mapping) = &copied.mapping {
+            let generation = SegmentHeader::decode(mapping).map_or(0, |header| header.generation);
+            let segment = Segment::new(mapping.clone(), generation, false);
+            let start = FIRST_BATCH_OFFSET;
+            let new = ColdSegment { segment, end: start, settled: start, payloads: Some(0), live_bytes: 0 };
+            self.list.insert(copied.segment, new);
+            self.next = copied.segment.next();
+            self.tail = Some((copied.segment, start, 1));
+        }
+        if let (Some(it), Some(tail)) = (self.list.get_mut(&copied.segment), &mut self.tail) {
+            it.end += copied.padded;
+            it.payloads = it.payloads.map(|payloads| payloads + copied.moved.len());
+            tail.1 += copied.padded;
+            tail.2 += u64::from(copied.padded > 0);
+        }
+    }
+
+    /// What was written is not known: the segment is not gone on with, and all of it is looked at when it is erased.
+    pub(crate) fn copy_failed(&mut self, size_bytes: u32) {
+        self.copying = false;
+        // Perhaps it is there.
+        self.next = self.next.next();
+        if let Some((segment, ..)) = self.tail.take()
+            && let Some(it) = self.list.get_mut(&segment)
+        {
+            it.end = size_bytes;
+            it.payloads = None;
+        }
+    }
+
+    /// How far each is written.
+    pub(crate) fn ends(&self) -> Vec<(SegmentId, u32)> {
+        self.list.iter().map(|(id, it)| (*id, it.end)).collect()
+    }
+
+    /// All copies before these places are pointed to, if they are wanted.
+    pub(crate) fn settle(&mut self, ends: &[(SegmentId, u32)]) {
+        for (id, end) in ends {
+            if let Some(it) = self.list.get_mut(id) {
+                it.settled = it.settled.max(*end);
+            }
+        }
+    }
+
+    /// `keep` are all places in a segment that are pointed to, ascending.
+    pub(crate) fn plan_erase(&mut self, id: SegmentId, keep: Vec<(u32, u32)>) -> Option<Erase> {
+        let it = self.list.get_mut(&id)?;
+        it.live_bytes = keep.iter().map(|(_, len)| layout::record_bytes(*len as usize) as u64).sum();
+        // What is not settled is among the payloads, and not among those that are kept.
+        if it.settled < it.end && it.payloads.is_some() || it.payloads == Some(keep.len()) {
+            return None;
+        }
+        Some(Erase {
+            segment: id,
+            view: it.segment.view().clone(),
+            keep,
+            next: FIRST_BATCH_OFFSET,
+            below: it.settled,
+            written: 0,
+        })
+    }
+
+    pub(crate) fn erased(&mut self, erase: &Erase) {
+        if let Some(it) = self.list.get_mut(&erase.segment)
+            && it.settled == it.end
+            && erase.below == it.end
+        {
+            it.payloads = Some(erase.keep.len());
+        }
+    }
+
+    /// Those that nobody points into and nothing is written to.
+    pub(crate) fn unheld(&self) -> Vec<SegmentId> {
+        let tail = self.tail.map(|(id, ..)| id);
+        let is_free = |id: &SegmentId, it: &ColdSegment| {
+            Some(*id) != tail && it.settled == it.end && self.holds(*id) == 0 && !self.copying
+        };
+        self.list.iter().filter(|(id, it)| is_free(id, it)).map(|(id, _)| *id).collect()
+    }
+
+    pub(crate) fn take(&mut self, id: SegmentId) -> Option<Segment> {
+        self.list.remove(&id).map(|it| it.segment)
+    }
+
+    /// Full ones in which little is left that is pointed to.
+    pub(crate) fn sparse(&self, size_bytes: u32) -> impl Iterator<Item = SegmentId> {
+        let tail = self.tail.map(|(id, ..)| id);
+        let is_sparse = move |id: SegmentId, it: &ColdSegment| {
+            Some(id) != tail && it.settled == it.end && it.live_bytes > 0 && it.live_bytes < u64::from(size_bytes) / 8
+        };
+        self.list.iter().filter(move |(id, it)| is_sparse(**id, it)).map(|(id, _)| *id)
+    }
+}
