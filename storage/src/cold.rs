@@ -91,7 +91,8 @@ impl Copy {
             Some(generation) => (generation, None),
             None => {
                 let mapping = disk.create(self.segment, self.size_bytes)?;
-                let header = SegmentHeader::decode(&mapping).map_err(|_| io::Error::other("a new segment has no header"))?;
+                let header =
+                    SegmentHeader::decode(&mapping).map_err(|_| io::Error::other("a new segment has no header"))?;
                 (header.generation, Some(mapping))
             }
         };
@@ -162,7 +163,9 @@ fn each_payload<'a>(
         let end = at + layout::padded(header.length);
         if next.offset < end {
             in_batch(&segment[at as usize..end as usize], &header, |record, offset, payload| {
-                while let Some(place) = left.next_if(|place| place.offset < offset + payload.map_or(0, <[u8]>::len) as u32) {
+                while let Some(place) =
+                    left.next_if(|place| place.offset < offset + payload.map_or(0, <[u8]>::len) as u32)
+                {
                     let inside = payload.and_then(|payload| {
                         let start = place.offset.checked_sub(offset)? as usize;
                         payload.get(start..start + place.len as usize)
@@ -255,7 +258,9 @@ impl Erase {
             let seed = layout::record_seed(header.number);
             let mut at = BATCH_HEADER_BYTES as usize;
             for _ in 0..header.records {
-                let Some((_, len)) = layout::decode_record_header(&now[at..], seed, header.offset + at as u32) else { break };
+                let Some((_, len)) = layout::decode_record_header(&now[at..], seed, header.offset + at as u32) else {
+                    break;
+                };
                 stay(at, at + RECORD_HEADER_BYTES as usize);
                 at += layout::record_bytes(len);
             }
@@ -307,7 +312,8 @@ pub(crate) struct Cold {
 impl Cold {
     pub(crate) fn new(found: Vec<(SegmentId, Segment)>, size_bytes: u32) -> Cold {
         let next = found.last().map_or(SegmentId::COLD, |(id, _)| id.next());
-        let whole = |segment| ColdSegment { segment, end: size_bytes, settled: size_bytes, payloads: None, live_bytes: 0 };
+        let whole =
+            |segment| ColdSegment { segment, end: size_bytes, settled: size_bytes, payloads: None, live_bytes: 0 };
         let list = found.into_iter().map(|(id, segment)| (id, whole(segment))).collect();
         // One that was begun before the start is not gone on with: what a crash left at its end is not looked for.
         Cold { list, holds: BTreeMap::new(), tail: None, next, copying: false }

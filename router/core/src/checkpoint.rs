@@ -62,13 +62,7 @@ pub(crate) struct ColdReads {
 
 /// Copies a chat into the image that is being made, if it is to be in it and is not yet: before any change of it.
 #[inline]
-pub(crate) fn image_chat(
-    sweep: &mut Option<Sweep>,
-    log: &mut Log,
-    p: usize,
-    state: &mut PartitionState,
-    index: usize,
-) {
+pub(crate) fn image_chat(sweep: &mut Option<Sweep>, log: &mut Log, p: usize, state: &mut PartitionState, index: usize) {
     if let Some(sweep) = sweep
         && let Some(sizes) = sweep.sizes_of(p)
         && index < sizes.chats as usize

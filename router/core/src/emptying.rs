@@ -115,7 +115,8 @@ impl Shard {
         if !marks.found.is_empty() {
             self.emptying.queue = marks.found.into();
         }
-        let ids: Vec<SegmentId> = self.log.cold_segments().filter(|id| marks.sources.binary_search(id).is_err()).collect();
+        let ids: Vec<SegmentId> =
+            self.log.cold_segments().filter(|id| marks.sources.binary_search(id).is_err()).collect();
         for id in ids {
             // One whose last erasing is not done is looked at the next time.
             if self.emptying.erasing.iter().any(|erase| erase.segment() == id) {

@@ -160,17 +160,15 @@ impl Chores {
             && b.rng.per_mille(500)
         {
             // What it writes is not flushed yet.
-            let _ = work.run(&mut Unflushed(disk));
+            let _ = work.run(&mut Unflushed { disk, fails: false });
         }
     }
 }
 
 fn cold(work: ColdWork, disk: &mut SimDisk, b: &mut Bottom) -> Input<'static> {
     if !b.healed && b.rng.per_mille(b.weather.checkpoint_fails_per_mille) {
-        if b.rng.per_mille(500) {
-            // It failed at the very end.
-            let _ = work.run(&mut disk.ram);
-        }
+        // In the middle of what it writes.
+        let _ = work.run(&mut Unflushed { disk, fails: true });
         b.stats.moves_failed += 1;
         return Input::ColdFailed;
     }
@@ -186,48 +184,53 @@ fn cold(work: ColdWork, disk: &mut SimDisk, b: &mut Bottom) -> Input<'static> {
     }
 }
 
-/// A disk whose writes stay in its cache.
-struct Unflushed<'a>(&'a mut SimDisk);
+/// A disk whose writes stay in its cache, or fail in the middle.
+struct Unflushed<'a> {
+    disk: &'a mut SimDisk,
+    fails: bool,
+}
 
 impl Disk for Unflushed<'_> {
     fn list(&mut self) -> io::Result<Vec<SegmentId>> {
-        self.0.ram.list()
+        self.disk.ram.list()
     }
 
     fn create(&mut self, id: SegmentId, size_bytes: u32) -> io::Result<Bytes> {
-        self.0.ram.create(id, size_bytes)
+        self.disk.ram.create(id, size_bytes)
     }
 
     fn recycle(&mut self, old: SegmentId, used: u32, id: SegmentId, size_bytes: u32) -> io::Result<Bytes> {
-        self.0.ram.recycle(old, used, id, size_bytes)
+        self.disk.ram.recycle(old, used, id, size_bytes)
     }
 
     fn remove(&mut self, id: SegmentId) -> io::Result<()> {
-        self.0.ram.remove(id)
+        self.disk.ram.remove(id)
     }
 
     fn open(&mut self, id: SegmentId, populate: bool) -> io::Result<Bytes> {
-        self.0.ram.open(id, populate)
+        self.disk.ram.open(id, populate)
     }
 
     fn write(&mut self, id: SegmentId, offset: u32, bytes: &[u8]) -> io::Result<()> {
-        self.0.ram.write_unflushed(id, offset, bytes)
+        let written = if self.fails { bytes.len() / 2 } else { bytes.len() };
+        self.disk.ram.write_unflushed(id, offset, &bytes[..written])?;
+        if self.fails { Err(io::Error::other("a planted failure of a write")) } else { Ok(()) }
     }
 
     fn sync(&mut self, id: SegmentId) -> io::Result<()> {
-        self.0.ram.sync(id)
+        self.disk.ram.sync(id)
     }
 
     fn checkpoints(&mut self) -> io::Result<Vec<u64>> {
-        self.0.ram.checkpoints()
+        self.disk.ram.checkpoints()
     }
 
     fn read_checkpoint(&mut self, number: u64) -> io::Result<Vec<u8>> {
-        self.0.ram.read_checkpoint(number)
+        self.disk.ram.read_checkpoint(number)
     }
 
     fn set_aside_checkpoint(&mut self, number: u64) -> io::Result<()> {
-        self.0.ram.set_aside_checkpoint(number)
+        self.disk.ram.set_aside_checkpoint(number)
     }
 }
 

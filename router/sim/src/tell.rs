@@ -2,10 +2,10 @@
 
 use std::fmt::{Display, Formatter, Result};
 
-use whimbrel_storage::{ColdDone, ColdWork};
 use whimbrel_core::ids::ConnId;
 use whimbrel_core::io::{Effect, Input};
 use whimbrel_core::lane::{Ask, LaneItem, Reply};
+use whimbrel_storage::{ColdDone, ColdWork};
 use whimbrel_wire::Kind;
 
 use crate::model::short;

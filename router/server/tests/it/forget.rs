@@ -11,6 +11,9 @@ use crate::raw::{Raw, Reply};
 /// Stands in a payload and nowhere else.
 const MARK: &[u8] = b"this is a secret of alice and bob";
 
+/// Stands before the number of a message.
+const FOR_BOB: &str = "bob waits for message ";
+
 /// Two shards that forget soon.
 fn forgetful(data: &Path) -> Command {
     let mut command = serve_shards(data, "127.0.0.1:0", 2);
@@ -20,6 +23,11 @@ fn forgetful(data: &Path) -> Command {
 
 /// Files of the data directory that have the mark in them, whatever they are for.
 fn marked(data: &Path) -> Vec<PathBuf> {
+    with_bytes(data, MARK).into_iter().map(|(path, _)| path).collect()
+}
+
+/// Each place of each file at which these bytes stand, with the two that follow.
+fn with_bytes(data: &Path, mark: &[u8]) -> Vec<(PathBuf, [u8; 2])> {
     let mut found = Vec::new();
     let mut folders = vec![data.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -27,13 +35,25 @@ fn marked(data: &Path) -> Vec<PathBuf> {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 folders.push(path);
+                continue;
+            }
             // One that is gone by now has nothing in it.
-            } else if fs::read(&path).is_ok_and(|bytes| bytes.windows(MARK.len()).any(|window| window == MARK)) {
-                found.push(path);
+            let bytes = fs::read(&path).unwrap_or_default();
+            for window in bytes.windows(mark.len() + 2).filter(|window| window.starts_with(mark)) {
+                found.push((path.clone(), window[mark.len()..].try_into().unwrap()));
             }
         }
     }
     found
+}
+
+/// Which messages for bob are in some file.
+fn of_bob(data: &Path) -> Vec<String> {
+    let numbers = with_bytes(data, FOR_BOB.as_bytes()).into_iter();
+    let mut numbers: Vec<String> = numbers.map(|(_, number)| String::from_utf8_lossy(&number).into_owned()).collect();
+    numbers.sort();
+    numbers.dedup();
+    numbers
 }
 
 fn checkpoints(data: &Path, shard: u16) -> usize {
@@ -55,6 +75,12 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
 fn drain(server: &Server, user: &str, count: usize) -> Vec<Vec<u8>> {
     let (mut device, welcome) = Raw::log_in(&server.address, &server.token(user));
     let Reply::Welcome { floor, .. } = welcome else { unreachable!() };
+    let messages = receive(&mut device, floor, count);
+    device.expect_alive();
+    messages
+}
+
+fn receive(device: &mut Raw, floor: u64, count: usize) -> Vec<Vec<u8>> {
     let (mut messages, mut last) = (Vec::new(), floor);
     while messages.len() < count {
         match device.reply() {
@@ -67,7 +93,6 @@ fn drain(server: &Server, user: &str, count: usize) -> Vec<Vec<u8>> {
         }
     }
     device.ack(last);
-    device.expect_alive();
     messages
 }
 
@@ -115,6 +140,55 @@ fn what_everybody_has_is_gone_from_every_file_and_what_waits_is_not() {
     server.terminate();
     let (_, errors) = server.wait();
     assert!(errors.contains("records=0"), "{errors}");
+}
+
+#[test]
+fn what_everybody_has_is_gone_though_something_waits_beside_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start_by(forgetful(dir.path()), dir.path());
+    Raw::log_in(&server.address, &server.token("bob"));
+    let (mut carol, _) = Raw::log_in(&server.address, &server.token("carol"));
+    let (mut alice, _) = Raw::log_in(&server.address, &server.token("alice"));
+    let (with_bob, with_carol) = (alice.pair("bob"), alice.pair("carol"));
+    let for_carol: Vec<Vec<u8>> = (0..20u8).map(|n| [b"for carol ".as_slice(), MARK, &[n; 3000]].concat()).collect();
+    let for_bob: Vec<Vec<u8>> = (0..20).map(|n| format!("{FOR_BOB}{n:02}").into_bytes()).collect();
+    for n in 1..=20 {
+        alice.send(with_carol, n, n - 1, &for_carol[n as usize - 1]);
+        assert!(matches!(alice.reply(), Reply::Sent { .. }));
+        alice.send(with_bob, n, n - 1, &for_bob[n as usize - 1]);
+        assert!(matches!(alice.reply(), Reply::Sent { .. }));
+    }
+    // Her inbox begins with the chat itself, and so does bob's.
+    assert_eq!(receive(&mut carol, 0, 20), for_carol);
+    until("no file has what carol has", || marked(dir.path()).is_empty());
+    assert_eq!(of_bob(dir.path()).len(), 20, "what waits is there");
+
+    // What was moved is there after a loss of the process, and is delivered as it was.
+    server.kill();
+    let server = Server::start_by(forgetful(dir.path()), dir.path());
+    let (mut bob, welcome) = Raw::log_in(&server.address, &server.token("bob"));
+    let Reply::Welcome { floor: 0, .. } = welcome else { panic!("{welcome:?}") };
+    let (mut first, mut last) = (Vec::new(), 0);
+    while first.len() < 20 {
+        match bob.reply() {
+            Reply::Deliver { inbox_seq, message, .. } => {
+                last = inbox_seq;
+                first.extend(message);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(first, for_bob);
+    // He keeps the last five for later: what lies beside them is overwritten.
+    bob.ack(last - 5);
+    bob.expect_alive();
+    until("no file has what bob has by now", || of_bob(dir.path()) == ["15", "16", "17", "18", "19"]);
+    server.terminate();
+    let (status, errors) = server.wait();
+    assert!(status.success(), "{errors}");
+    let server = Server::start_by(forgetful(dir.path()), dir.path());
+    assert_eq!(drain(&server, "bob", 5), for_bob[15..]);
+    until("no file has anything", || of_bob(dir.path()).is_empty());
 }
 
 #[test]
