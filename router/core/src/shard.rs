@@ -311,6 +311,11 @@ impl Shard {
         self.log.bytes_on_disk()
     }
 
+    /// Bytes that the log has written since the start, without padding and with it.
+    pub fn log_written_bytes(&self) -> (u64, u64) {
+        (self.log.filled_bytes(), self.log.written_bytes())
+    }
+
     /// Connections open.
     pub fn connections(&self) -> u32 {
         self.connections

@@ -24,6 +24,7 @@ mod rng;
 mod run;
 mod socket;
 mod stats;
+pub mod steady;
 mod tap;
 mod tell;
 mod tokens;

@@ -2,6 +2,7 @@
 
 mod plants;
 mod seeds;
+mod steady;
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -11,7 +12,9 @@ use std::path::PathBuf;
 use anyhow::{Context, anyhow, bail};
 use clap::{CommandFactory, Parser, Subcommand};
 use whimbrel_sim::plant::Plant;
+use whimbrel_sim::steady::Steady;
 use whimbrel_sim::{DEFAULT_STEPS, Run, Trace};
+use whimbrel_storage::limits::SEGMENT_DEV_BYTES;
 
 /// Runs a whole Whimbrel node on one thread from a seed, breaks what may break beneath it, and checks what its clients see
 #[derive(Debug, Parser)]
@@ -47,6 +50,7 @@ Examples:
   whimbrel-sim --seeds 0..1000             find seeds that break a promise
   whimbrel-sim --seed 42 --trace story.txt tell all that happens under one
   whimbrel-sim plants                      see that the checks can fail
+  whimbrel-sim forgetting                  see what forgetting writes
 
 The same seed and steps give the same story, byte for byte. The exit code is 0 if nothing was found, 1 if something was,
 2 if the command is wrong.";
@@ -61,6 +65,19 @@ enum Command {
         /// Inputs of a run before its faults end
         #[arg(long, value_name = "M", default_value_t = DEFAULT_STEPS)]
         steps: u64,
+    },
+    /// Let simulated days pass in which a part of the messages waits for long, and say what is written so that all others are
+    /// forgotten in time
+    Forgetting {
+        /// How long a message waits whose device is away; as long again is measured
+        #[arg(long, value_name = "D", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=30))]
+        days: u64,
+        /// Messages a second
+        #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=100))]
+        rate: u64,
+        /// Bytes of a message
+        #[arg(long, value_name = "N", default_value_t = 160, value_parser = clap::value_parser!(u32).range(1..=60_000))]
+        payload: u32,
     },
 }
 
@@ -97,6 +114,11 @@ fn carry_out(args: &Args) -> anyhow::Result<bool> {
     }
     if let Some(Command::Plants { within, steps }) = args.command {
         return plants::hunt_all(within, steps, args.json);
+    }
+    if let Some(Command::Forgetting { days, rate, payload }) = args.command {
+        let payload_bytes = payload as usize;
+        let what = Steady { wait_days: days, rate, payload_bytes, segment_bytes: SEGMENT_DEV_BYTES };
+        return steady::forgetting(what, args.json);
     }
     let run = |seed| Run { seed, steps: args.steps, plant: args.plant };
     if let Some(seeds) = args.seeds.clone() {
