@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod checkpoints;
+mod cold;
 mod datadir;
 mod files;
 mod model;

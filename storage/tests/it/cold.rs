@@ -1,0 +1,335 @@
+//! Moving what waits to cold segments, and overwriting what dies there: what is wanted reads as it was appended through any
+//! crash, and what is not wanted is in no segment.
+
+use std::collections::VecDeque;
+
+use whimbrel_storage::ram::RamDisk;
+use whimbrel_storage::{ColdDone, ColdWork, Disk, Location, Log, SegmentId};
+
+use crate::rig::{OPTIONS, Random, Rig};
+
+/// A record that is wanted: what it was appended as, and where it is by now.
+struct Wanted {
+    at: usize,
+    place: Location,
+}
+
+struct Owner {
+    rig: Rig,
+    wanted: Vec<Wanted>,
+}
+
+impl Owner {
+    /// So many batches of records with payloads of 100 to 2,100 bytes, each starting with a mark; one in three is wanted.
+    fn new(seed: u64, batches: u64) -> Owner {
+        let mut random = Random(seed);
+        let mut owner = Owner { rig: Rig::new(OPTIONS), wanted: Vec::new() };
+        for _ in 0..batches {
+            for _ in 0..3 {
+                owner.rig.append(100 + random.below(2000) as usize).unwrap();
+            }
+            owner.rig.settle();
+        }
+        for at in (0..owner.rig.kept.len()).filter(|at| at % 3 == 1) {
+            let place = owner.rig.kept[at].location;
+            owner.rig.log.hold(place);
+            owner.wanted.push(Wanted { at, place });
+        }
+        owner.rig.log.seal();
+        owner
+    }
+
+    fn checkpoint(&mut self) -> u64 {
+        let position = self.rig.log.position();
+        let writer = self.rig.log.begin_checkpoint(position).unwrap();
+        let checkpoint = writer.checkpoint();
+        let mut bytes = Vec::new();
+        writer.begin(&mut bytes);
+        writer.end(position.batch, &mut bytes);
+        let keep_from = self.rig.log.newest_checkpoint().map_or(0, |newest| newest.number);
+        self.rig.disk.put_checkpoint(checkpoint.number, bytes, keep_from).unwrap();
+        self.rig.log.checkpoint_written(checkpoint);
+        self.rig.log.retire();
+        self.rig.prepare();
+        while let Some(retired) = self.rig.log.segment_unwanted() {
+            drop(retired.mapping);
+            self.rig.disk.remove(retired.id).unwrap();
+        }
+        checkpoint.number
+    }
+
+    /// Copies all that is wanted and is not in a cold segment yet. Gives what could not be copied.
+    fn copy(&mut self) -> (Vec<(Location, Location)>, Vec<Location>) {
+        let mut places: Vec<Location> =
+            self.wanted.iter().map(|it| it.place).filter(|it| !it.segment.is_cold()).collect();
+        places.sort_unstable();
+        let (mut queue, mut moved, mut rotten) = (VecDeque::from(places), Vec::new(), Vec::new());
+        while let Some(copy) = self.rig.log.plan_copy(&mut queue) {
+            assert!(self.rig.log.plan_copy(&mut queue).is_none(), "one at a time");
+            let Ok(ColdDone::Copied(copied)) = ColdWork::Copy(copy).run(&mut self.rig.disk) else { unreachable!() };
+            self.rig.log.copied(&copied);
+            moved.extend(copied.moved);
+            rotten.extend(copied.rotten);
+        }
+        assert!(queue.is_empty());
+        (moved, rotten)
+    }
+
+    /// Lets what is wanted point to its copies, and makes the checkpoint that has it so.
+    fn point(&mut self, moved: &[(Location, Location)]) {
+        let ends = self.rig.log.cold_ends();
+        for it in &mut self.wanted {
+            if let Ok(n) = moved.binary_search_by_key(&it.place, |(from, _)| *from) {
+                self.rig.log.release(it.place);
+                self.rig.log.hold(moved[n].1);
+                it.place = moved[n].1;
+            }
+        }
+        let mut sources: Vec<SegmentId> = moved.iter().map(|(from, _)| from.segment).collect();
+        sources.dedup();
+        self.rig.log.settle(&ends);
+        let next = self.rig.log.newest_checkpoint().map_or(1, |newest| newest.number + 1);
+        sources.into_iter().for_each(|id| self.rig.log.emptied(id, next));
+        assert_eq!(self.checkpoint(), next);
+    }
+
+    fn erase(&mut self) {
+        let ids: Vec<SegmentId> = self.rig.log.cold_segments().collect();
+        for id in ids {
+            let here = self.wanted.iter().map(|it| it.place).filter(|it| it.segment == id);
+            let mut keep: Vec<(u32, u32)> = here.map(|it| (it.offset, it.len)).collect();
+            keep.sort_unstable();
+            let Some(mut erase) = self.rig.log.plan_erase(id, keep) else { continue };
+            while !erase.is_done() {
+                let Ok(ColdDone::Erased(next)) = ColdWork::Erase(erase).run(&mut self.rig.disk) else { unreachable!() };
+                erase = next;
+            }
+            self.rig.log.erased(&erase);
+        }
+    }
+
+    fn check(&self, log: &Log) {
+        for it in &self.wanted {
+            assert_eq!(log.read(it.place).expect("it is held"), self.rig.kept[it.at].payload, "{:?}", it.place);
+        }
+    }
+
+    /// Which records' payloads are in a segment before the last one that is written.
+    fn on_disk(&self) -> Vec<usize> {
+        let tail = self.rig.log.position().segment;
+        let ids: Vec<SegmentId> = self.rig.disk.segments().filter(|id| id.is_cold() || *id < tail).collect();
+        let all: Vec<Vec<u8>> = ids.into_iter().map(|id| self.rig.disk.contents(id).unwrap()).collect();
+        let is_there = |at: &usize| {
+            let mark = &self.rig.kept[*at].payload[..32];
+            all.iter().any(|bytes| bytes.windows(32).any(|window| window == mark))
+        };
+        (0..self.rig.kept.len()).filter(is_there).collect()
+    }
+}
+
+fn open(disk: &mut RamDisk) -> Log {
+    Log::open_with(OPTIONS, disk, &mut |_| {}, &mut |_, _, _| {}).unwrap().0
+}
+
+#[test]
+fn what_is_wanted_moves_and_the_rest_goes() {
+    let mut owner = Owner::new(1, 12);
+    let all = owner.rig.kept.len();
+    owner.checkpoint();
+    owner.checkpoint();
+    assert_eq!(owner.on_disk().len(), all, "something is wanted in each segment");
+    let (moved, rotten) = owner.copy();
+    assert_eq!((moved.len(), rotten.len()), (owner.wanted.len(), 0));
+    owner.check(&owner.rig.log);
+    owner.point(&moved);
+    owner.check(&owner.rig.log);
+    assert_eq!(owner.on_disk().len(), all, "the older checkpoint needs what was moved away from");
+    assert!(owner.rig.log.awaits_checkpoints());
+    owner.checkpoint();
+    assert!(!owner.rig.log.awaits_checkpoints());
+    owner.check(&owner.rig.log);
+    let wanted: Vec<usize> = owner.wanted.iter().map(|it| it.at).collect();
+    assert_eq!(owner.on_disk(), wanted);
+}
+
+#[test]
+fn the_older_checkpoint_serves_until_two_know_of_the_move() {
+    let mut owner = Owner::new(2, 12);
+    owner.checkpoint();
+    owner.checkpoint();
+    let before: Vec<Location> = owner.wanted.iter().map(|it| it.place).collect();
+    let (moved, _) = owner.copy();
+    owner.point(&moved);
+    // The newest is lost, and with it all that points to the copies. So it is after a start from it, too.
+    for starts in 0..2 {
+        let mut disk = owner.rig.disk.crash(&mut |_, _| false);
+        for _ in 0..starts {
+            let mut log = open(&mut disk);
+            log.retire();
+            assert!(log.segment_unwanted().is_none());
+        }
+        let (newest, _) = *disk.checkpoint_sizes().last().unwrap();
+        disk.flip_checkpoint_bit(newest, 100);
+        let log = open(&mut disk);
+        for (it, place) in owner.wanted.iter().zip(&before) {
+            assert_eq!(log.read(*place).expect("it is there"), owner.rig.kept[it.at].payload);
+        }
+    }
+}
+
+#[test]
+fn what_dies_beside_what_is_wanted_is_overwritten() {
+    let mut owner = Owner::new(3, 12);
+    owner.checkpoint();
+    let (moved, _) = owner.copy();
+    owner.point(&moved);
+    owner.checkpoint();
+    let mut random = Random(5);
+    while !owner.wanted.is_empty() {
+        for _ in 0..3.min(owner.wanted.len()) {
+            let gone = owner.wanted.swap_remove(random.below(owner.wanted.len() as u64) as usize);
+            owner.rig.log.release(gone.place);
+        }
+        owner.erase();
+        owner.check(&owner.rig.log);
+        let mut wanted: Vec<usize> = owner.wanted.iter().map(|it| it.at).collect();
+        wanted.sort_unstable();
+        assert_eq!(owner.on_disk(), wanted);
+        // A start finds what is left, and that what is erased is in order: nothing of it is taken for rot.
+        let mut disk = owner.rig.disk.crash(&mut |_, _| false);
+        owner.check(&open(&mut disk));
+    }
+}
+
+#[test]
+fn copies_that_a_crash_leaves_are_overwritten() {
+    for survival in [0, 2, 5, 10] {
+        let mut owner = Owner::new(4, 12);
+        owner.checkpoint();
+        owner.checkpoint();
+        owner.copy();
+        // More of it, torn.
+        let cold: Vec<SegmentId> = owner.rig.disk.segments().filter(|id| id.is_cold()).collect();
+        let last = *cold.last().unwrap();
+        let stray = &owner.rig.kept[0].payload.clone();
+        let end = owner.rig.log.cold_ends().iter().find(|(id, _)| *id == last).unwrap().1;
+        owner
+            .rig
+            .disk
+            .write_unflushed(last, end.min(OPTIONS.segment_size - 2048), &stray[..stray.len().min(2048)])
+            .unwrap();
+        let mut random = Random(survival);
+        let disk = owner.rig.disk.crash(&mut |_, _| random.below(10) < survival);
+        owner.rig.disk = disk;
+        owner.rig.log = open(&mut owner.rig.disk);
+        owner.wanted.iter().for_each(|it| owner.rig.log.hold(it.place));
+        owner.erase();
+        owner.check(&owner.rig.log);
+        for id in cold {
+            let bytes = owner.rig.disk.contents(id).unwrap();
+            let payloads = owner.rig.kept.iter().map(|kept| &kept.payload[..32]);
+            let found = payloads.filter(|mark| bytes.windows(32).any(|window| window == *mark)).count();
+            assert_eq!(found, 0, "a copy that nobody points to is still in {id}");
+        }
+        // And it is used for something else, or goes, once two checkpoints are there.
+        owner.checkpoint();
+        owner.checkpoint();
+        assert_eq!(owner.rig.disk.segments().filter(|id| id.is_cold()).count(), 0);
+    }
+}
+
+#[test]
+fn every_bit_of_what_is_moved_counts() {
+    let mut owner = Owner::new(6, 3);
+    owner.wanted.truncate(1);
+    let place = owner.wanted[0].place;
+    let header = place.offset - whimbrel_storage::RECORD_HEADER_BYTES;
+    let record = place.offset + place.len - header;
+    for bit in 0..record * 8 {
+        let (at, flipped) = (header + bit / 8, (bit % 8) as u8);
+        owner.rig.disk.flip_bit(place.segment, at, flipped).unwrap();
+        let (moved, rotten) = owner.copy();
+        // Nothing is copied that its checksums do not vouch for, or it would pass for good from then on.
+        assert_eq!((moved.len(), &rotten[..]), (0, &[place][..]), "bit {bit}");
+        owner.rig.disk.flip_bit(place.segment, at, flipped).unwrap();
+    }
+    let (moved, rotten) = owner.copy();
+    assert_eq!((moved.len(), rotten.len()), (1, 0));
+    owner.point(&moved);
+    owner.check(&owner.rig.log);
+}
+
+#[test]
+fn one_rotten_record_does_not_keep_the_others_from_moving() {
+    let mut owner = Owner::new(7, 12);
+    let bad = owner.wanted[3].place;
+    owner.rig.disk.flip_bit(bad.segment, bad.offset + 5, 1).unwrap();
+    let (moved, rotten) = owner.copy();
+    assert_eq!((moved.len(), rotten), (owner.wanted.len() - 1, vec![bad]));
+    // Nor does a batch whose header is gone.
+    let lost = owner.wanted[9].place;
+    owner.rig.disk.flip_bit(lost.segment, lost.offset / 4096 * 4096, 1).unwrap();
+    let (moved, rotten) = owner.copy();
+    assert!(rotten.contains(&bad) && moved.len() + rotten.len() == owner.wanted.len() && moved.len() > 8, "{rotten:?}");
+}
+
+#[test]
+fn a_copy_that_fails_is_tried_anew_elsewhere() {
+    let mut owner = Owner::new(8, 12);
+    let mut places: Vec<Location> = owner.wanted.iter().map(|it| it.place).collect();
+    places.sort_unstable();
+    for n in 0..3 {
+        let mut queue = VecDeque::from(places.clone());
+        let copy = owner.rig.log.plan_copy(&mut queue).unwrap();
+        (owner.rig.disk.faults.write, owner.rig.disk.faults.create) = (n != 1, n == 1);
+        assert!(ColdWork::Copy(copy).run(&mut owner.rig.disk).is_err());
+        owner.rig.log.copy_failed();
+    }
+    owner.rig.disk.faults = Default::default();
+    assert_eq!(owner.rig.disk.segments().filter(|id| id.is_cold()).count(), 0, "nothing is left of them");
+    let (moved, _) = owner.copy();
+    assert_eq!(moved.len(), owner.wanted.len());
+    owner.point(&moved);
+    owner.check(&owner.rig.log);
+}
+
+#[test]
+fn what_is_sparse_moves_again() {
+    let mut owner = Owner::new(9, 40);
+    owner.checkpoint();
+    let (moved, _) = owner.copy();
+    owner.point(&moved);
+    owner.checkpoint();
+    let before: Vec<SegmentId> = owner.rig.log.cold_segments().collect();
+    assert!(before.len() > 2);
+    // One is left in each but the last.
+    for id in &before[..before.len() - 1] {
+        let mut first = true;
+        let log = &mut owner.rig.log;
+        owner.wanted.retain(|it| {
+            let stays = it.place.segment != *id || std::mem::take(&mut first);
+            if !stays {
+                log.release(it.place);
+            }
+            stays
+        });
+    }
+    owner.erase();
+    let sparse: Vec<SegmentId> = owner.rig.log.sparse().collect();
+    assert!(!sparse.is_empty());
+    let places = owner.wanted.iter().map(|it| it.place).filter(|it| sparse.contains(&it.segment));
+    let mut queue: VecDeque<Location> = places.collect();
+    queue.make_contiguous().sort_unstable();
+    let mut moved = Vec::new();
+    while let Some(copy) = owner.rig.log.plan_copy(&mut queue) {
+        let Ok(ColdDone::Copied(copied)) = ColdWork::Copy(copy).run(&mut owner.rig.disk) else { unreachable!() };
+        owner.rig.log.copied(&copied);
+        assert!(copied.rotten.is_empty());
+        moved.extend(copied.moved);
+    }
+    owner.point(&moved);
+    owner.checkpoint();
+    owner.check(&owner.rig.log);
+    let after: Vec<SegmentId> = owner.rig.log.cold_segments().collect();
+    assert!(sparse.iter().all(|id| !after.contains(id)), "{sparse:?} of {before:?} are gone: {after:?}");
+}
