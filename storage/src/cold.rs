@@ -451,6 +451,11 @@ impl Cold {
         }
     }
 
+    /// Whether something in them is not pointed to and not known to be overwritten.
+    pub(crate) fn is_unsettled(&self) -> bool {
+        self.list.values().any(|it| it.settled < it.end || it.payloads.is_none())
+    }
+
     /// `keep` are all places in a segment that are pointed to, ascending.
     pub(crate) fn plan_erase(&mut self, id: SegmentId, keep: Vec<(u32, u32)>) -> Option<Erase> {
         let it = self.list.get_mut(&id)?;

@@ -563,6 +563,11 @@ impl Log {
         self.segments.awaits_checkpoints()
     }
 
+    /// Whether something in the cold segments is to be settled, or looked at by [`Log::plan_erase`], though nothing is appended.
+    pub fn cold_is_unsettled(&self) -> bool {
+        self.segments.cold.is_unsettled()
+    }
+
     /// What is to be erased in a cold segment, off the core, if anything is: `keep` are all settled places in it that are
     /// pointed to, ascending: offset and length.
     pub fn plan_erase(&mut self, id: SegmentId, keep: Vec<(u32, u32)>) -> Option<Erase> {

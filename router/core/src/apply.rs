@@ -7,7 +7,7 @@ use whimbrel_wire::command::{Command, CommandAt, Entry};
 use whimbrel_wire::{Code, Kind, fb, fb_log};
 
 use crate::chat::Verdict;
-use crate::checkpoint::{image_chat, image_inbox, image_local};
+use crate::checkpoint::{image_chat, image_inbox, image_local, image_waiting};
 use crate::ids::{ChatId, ChatSeq, ClientSeq, DeviceId, InboxId, InboxSeq, PartitionId, UserId};
 use crate::io::Effects;
 use crate::lane::{Answer, Confirm, Reply, SentStatus};
@@ -77,7 +77,7 @@ impl Shard {
                 state.add_inbox(user, device, register.token_epoch());
             }
             Some(inbox) => {
-                image_inbox(&mut self.sweep, &mut self.log, it.p, state, inbox);
+                image_inbox(&mut self.sweep, it.p, state, inbox);
                 let inbox = &mut state.inboxes[inbox.0 as usize];
                 inbox.token_epoch = inbox.token_epoch.max(register.token_epoch());
             }
@@ -234,7 +234,7 @@ impl Shard {
                 if own && inbox.device.0 == record.sender_device() {
                     continue;
                 }
-                image_inbox(&mut self.sweep, &mut self.log, it.p, state, id);
+                image_inbox(&mut self.sweep, it.p, state, id);
                 let inbox = &mut state.inboxes[id.0 as usize];
                 inbox.waiting.push_back(it.location);
                 self.log.hold(it.location);
@@ -250,8 +250,9 @@ impl Shard {
     fn apply_ack(&mut self, p: usize, ack: &fb_log::DeviceAck<'_>) {
         let state = &mut self.partitions[p].state;
         for mark in ack.marks() {
-            image_inbox(&mut self.sweep, &mut self.log, p, state, InboxId(mark.inbox()));
-            let Some(inbox) = state.inboxes.get_mut(mark.inbox() as usize) else { continue };
+            let id = InboxId(mark.inbox());
+            image_waiting(&mut self.sweep, &mut self.log, p, state, id, InboxSeq(mark.floor()));
+            let Some(inbox) = state.inboxes.get_mut(id.0 as usize) else { continue };
             let floor = InboxSeq(mark.floor()).min(inbox.head());
             while inbox.floor < floor {
                 let Some(location) = inbox.waiting.pop_front() else { break };

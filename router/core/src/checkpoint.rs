@@ -8,7 +8,7 @@
 use whimbrel_storage::{Checkpoint, CheckpointWriter, Location, Log, Position};
 
 use crate::emptying::Marks;
-use crate::ids::{ChatId, ConnId, InboxId};
+use crate::ids::{ChatId, ConnId, InboxId, InboxSeq};
 use crate::image::{self, Head, Sizes};
 use crate::io::{Effect, Effects};
 use crate::limits;
@@ -47,6 +47,8 @@ pub(crate) struct Sweep {
     next: usize,
     piece: Vec<u8>,
     marks: Marks,
+    /// Of an inbox, at a time.
+    places: u64,
     bytes: u64,
     /// Pieces that were given out and not taken.
     outstanding: u32,
@@ -71,20 +73,33 @@ pub(crate) fn image_chat(sweep: &mut Option<Sweep>, log: &mut Log, p: usize, sta
     }
 }
 
-/// The same for an inbox.
+/// The same for an inbox. What waits in it only has to be in the image before it is let go: [`image_waiting`].
 #[inline]
-pub(crate) fn image_inbox(
+pub(crate) fn image_inbox(sweep: &mut Option<Sweep>, p: usize, state: &mut PartitionState, inbox: InboxId) {
+    if let Some(sweep) = sweep
+        && let Some(sizes) = sweep.sizes_of(p)
+        && inbox.0 < sizes.inboxes
+    {
+        sweep.inbox(state, inbox.0 as usize);
+    }
+}
+
+/// The same for an inbox and what waits in it up to a place.
+#[inline]
+pub(crate) fn image_waiting(
     sweep: &mut Option<Sweep>,
     log: &mut Log,
     p: usize,
     state: &mut PartitionState,
     inbox: InboxId,
+    through: InboxSeq,
 ) {
     if let Some(sweep) = sweep
         && let Some(sizes) = sweep.sizes_of(p)
         && inbox.0 < sizes.inboxes
     {
-        sweep.inbox(log, state, inbox.0 as usize);
+        sweep.inbox(state, inbox.0 as usize);
+        sweep.waiting(log, state, inbox.0 as usize, through);
     }
 }
 
@@ -115,13 +130,30 @@ impl Sweep {
         }
     }
 
-    fn inbox(&mut self, log: &mut Log, state: &mut PartitionState, index: usize) {
+    fn inbox(&mut self, state: &mut PartitionState, index: usize) {
         let inbox = &mut state.inboxes[index];
         if inbox.imaged != self.round {
             inbox.imaged = self.round;
-            inbox.waiting.iter_mut().for_each(|place| self.marks.visit(log, place));
+            inbox.to_image = (inbox.floor, inbox.head());
             image::put_inbox(&mut self.piece, index, &state.owners[index], inbox);
         }
+    }
+
+    /// What waits in an inbox, up to this place or the last that is to be in the image.
+    fn waiting(&mut self, log: &mut Log, state: &mut PartitionState, index: usize, through: InboxSeq) {
+        let inbox = &mut state.inboxes[index];
+        let (after, end) = inbox.to_image;
+        let through = through.min(end);
+        if through <= after {
+            return;
+        }
+        // What lies before the first one that is to follow has followed, or it would not have been let go.
+        let range = (after.0 - inbox.floor.0) as usize..(through.0 - inbox.floor.0) as usize;
+        for place in inbox.waiting.range_mut(range.clone()) {
+            self.marks.visit(log, place);
+        }
+        image::put_waiting(&mut self.piece, index, inbox.waiting.range(range));
+        inbox.to_image.0 = through;
     }
 
     fn local(&mut self, state: &mut PartitionState, index: usize) {
@@ -139,7 +171,14 @@ impl Sweep {
         if at < chats {
             self.chat(log, state, at);
         } else if at < chats + inboxes {
-            self.inbox(log, state, at - chats);
+            let index = at - chats;
+            self.inbox(state, index);
+            let (after, end) = state.inboxes[index].to_image;
+            self.waiting(log, state, index, InboxSeq(after.0 + self.places));
+            if after.0 + self.places < end.0 {
+                // A long one takes several steps.
+                return true;
+            }
         } else if at < chats + inboxes + sizes.locals as usize {
             self.local(state, at - chats - inboxes);
         } else {
@@ -258,7 +297,8 @@ impl Shard {
         let piece = Vec::with_capacity(limits::IMAGE_PIECE_BYTES + limits::IMAGE_SLICE_BYTES);
         let round = self.rounds.round;
         let marks = self.begin_marks(position);
-        let sweep = Sweep { writer, round, p: 0, sizes: None, next: 0, piece, marks, bytes: 0, outstanding: 0 };
+        let places = self.config.bounds.image_places;
+        let sweep = Sweep { writer, round, p: 0, sizes: None, next: 0, piece, marks, places, bytes: 0, outstanding: 0 };
         self.sweep = Some(sweep);
     }
 

@@ -141,6 +141,7 @@ impl Shard {
     pub(crate) fn wants_marks(&self) -> bool {
         !self.emptying.copied.is_empty()
             || self.log.awaits_checkpoints()
+            || self.log.cold_is_unsettled()
             || self.log.held_before(self.log.position()).next().is_some()
     }
 

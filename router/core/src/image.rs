@@ -2,7 +2,7 @@
 //! object. Pure bytes: [`crate::checkpoint`] says when what is written, [`Images`] puts the pieces together at a start.
 //!
 //! All numbers are little-endian. A partition begins with [`Head`]; then come, in any order, as many chats, inboxes and local
-//! chats as it says, each with its place in its table.
+//! chats as it says, each with its place in its table. What waits in an inbox follows it in pieces, in order.
 
 use std::collections::VecDeque;
 
@@ -18,6 +18,7 @@ const HEAD: u8 = 1;
 const CHAT: u8 = 2;
 const INBOX: u8 = 3;
 const LOCAL: u8 = 4;
+const WAITING: u8 = 5;
 
 /// What stands at the beginning of a partition's image.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -96,7 +97,14 @@ pub(crate) fn put_inbox(out: &mut Vec<u8>, place: usize, owner: &UserId, inbox: 
     put_u32(out, inbox.token_epoch);
     put_u64(out, inbox.floor.0);
     put_u32(out, inbox.waiting.len() as u32);
-    inbox.waiting.iter().for_each(|location| put_location(out, *location));
+}
+
+/// What waits in an inbox, behind what of it was put before.
+pub(crate) fn put_waiting<'a>(out: &mut Vec<u8>, place: usize, waiting: impl ExactSizeIterator<Item = &'a Location>) {
+    out.push(WAITING);
+    put_u32(out, place as u32);
+    put_u32(out, waiting.len() as u32);
+    waiting.for_each(|location| put_location(out, *location));
 }
 
 pub(crate) fn put_local(out: &mut Vec<u8>, place: usize, local: &LocalChat) {
@@ -139,11 +147,18 @@ pub(crate) struct Restored {
     pub(crate) state: PartitionState,
 }
 
+/// An inbox, whose it is, and how many places of it have not come yet.
+struct Owned {
+    owner: UserId,
+    inbox: Inbox,
+    missing: u32,
+}
+
 /// What of a partition has come so far.
 struct Partial {
     head: Head,
     chats: Vec<Option<Chat>>,
-    inboxes: Vec<Option<(UserId, Inbox)>>,
+    inboxes: Vec<Option<Owned>>,
     locals: Vec<Option<LocalChat>>,
 }
 
@@ -185,6 +200,13 @@ impl Images {
             CHAT => put_at(&mut partial.chats, place, sizes.chats, read.chat()?),
             INBOX => put_at(&mut partial.inboxes, place, sizes.inboxes, read.inbox()?),
             LOCAL => put_at(&mut partial.locals, place, sizes.locals, read.local()?),
+            WAITING => {
+                let it = partial.inboxes.get_mut(place as usize)?.as_mut()?;
+                let count = read.u32()?;
+                it.missing = it.missing.checked_sub(count)?;
+                it.inbox.waiting.extend(read.many(count as usize, Reader::location)?);
+                Some(())
+            }
             _ => None,
         }
     }
@@ -202,7 +224,7 @@ impl Images {
                 state.add_chat(chat?);
             }
             for inbox in inboxes {
-                let (owner, inbox) = inbox?;
+                let Owned { owner, inbox, missing: 0 } = inbox? else { return None };
                 state.restore_inbox(owner, inbox);
             }
             for local in locals {
@@ -339,14 +361,12 @@ impl<'a> Reader<'a> {
         Some(target)
     }
 
-    fn inbox(&mut self) -> Option<(UserId, Inbox)> {
+    fn inbox(&mut self) -> Option<Owned> {
         let owner = self.user()?;
         let mut inbox = Inbox::new(DeviceId(self.u32()?), self.u32()?);
         inbox.floor = InboxSeq(self.u64()?);
         inbox.acked = inbox.floor;
-        let count = self.u32()? as usize;
-        inbox.waiting = self.many(count, Self::location)?.into();
-        Some((owner, inbox))
+        Some(Owned { owner, inbox, missing: self.u32()? })
     }
 
     fn local(&mut self) -> Option<LocalChat> {

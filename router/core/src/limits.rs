@@ -66,7 +66,7 @@ pub const INBOX_SHARE: usize = 64;
 /// Bytes of an image that one turn makes, about: a fifth of a millisecond's work.
 pub const IMAGE_SLICE_BYTES: usize = 64 * 1024;
 
-/// Objects that one turn makes images of at most.
+/// Objects, or pieces of them, that one turn makes images of at most.
 pub const IMAGE_SLICE_OBJECTS: usize = 512;
 
 /// Bytes of an image that are written at once.
@@ -137,6 +137,8 @@ pub struct Bounds {
     pub retry_after_ms: u32,
     /// Within this time after the last device's acknowledgement was committed the bytes of a message are gone.
     pub forget_after_us: u64,
+    /// Places of an inbox that go into an image at a time; 2,048 are 24 KiB.
+    pub image_places: u64,
 }
 
 impl Default for Bounds {
@@ -153,6 +155,7 @@ impl Default for Bounds {
             lane_backlog: 16_384,
             retry_after_ms: 200,
             forget_after_us: 600_000 * MS,
+            image_places: 2048,
         }
     }
 }

@@ -113,8 +113,10 @@ pub(crate) struct Inbox {
     pub(crate) attached: Option<ConnId>,
     /// Soft: how often the device attached since the start.
     pub(crate) generation: u64,
-    /// Soft: as [`Chat::imaged`].
+    /// Soft: as [`Chat::imaged`]. What waits follows it into the image in pieces.
     pub(crate) imaged: u32,
+    /// Soft: the places that are still to follow, from the one behind the first up to the second.
+    pub(crate) to_image: (InboxSeq, InboxSeq),
 }
 
 impl Inbox {
@@ -129,6 +131,7 @@ impl Inbox {
             attached: None,
             generation: 0,
             imaged: 0,
+            to_image: (InboxSeq(0), InboxSeq(0)),
         }
     }
 

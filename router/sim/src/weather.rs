@@ -127,6 +127,7 @@ fn bounds(rng: &mut Rng) -> Bounds {
         inbox_pointers: rng.pick(&[20, 100, usual.inbox_pointers]),
         lane_backlog: rng.pick(&[16, 256, usual.lane_backlog]),
         retry_after_ms: rng.pick(&[5, usual.retry_after_ms]),
-        forget_after_us: rng.pick(&[200 * MS, 4_000 * MS, usual.forget_after_us, usual.forget_after_us]),
+        forget_after_us: rng.pick(&[400 * MS, 4_000 * MS, usual.forget_after_us, usual.forget_after_us]),
+        image_places: rng.pick(&[1, 5, usual.image_places]),
     }
 }
