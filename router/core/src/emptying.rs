@@ -118,10 +118,8 @@ impl Shard {
         let ids: Vec<SegmentId> =
             self.log.cold_segments().filter(|id| marks.sources.binary_search(id).is_err()).collect();
         for id in ids {
-            // One whose last erasing is not done is looked at the next time.
-            if self.emptying.erasing.iter().any(|erase| erase.segment() == id) {
-                continue;
-            }
+            // What is known now is more than what was when an erasing was planned that is not done.
+            self.emptying.erasing.retain(|erase| erase.segment() != id);
             let from = marks.cold.partition_point(|place| place.segment < id);
             let to = marks.cold.partition_point(|place| place.segment <= id);
             let keep = marks.cold[from..to].iter().map(|place| (place.offset, place.len)).collect();
