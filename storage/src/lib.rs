@@ -6,6 +6,7 @@
 //! - A [`Checkpoint`] lets a start read the log from a place on, and what nobody needs before it go.
 //! - [`Disk`] is the bottom: [`FileDisk`] are files, [`ram::RamDisk`] is memory that can lose power.
 //! - [`DataDir`] is the directory of a node: its lock, its identity, the place of its shards' logs.
+//! - [`Verifier`] and [`inspect`] look at the bytes of a log that nobody has open; [`Look`] reads them.
 
 #![deny(unsafe_code)]
 
@@ -13,15 +14,20 @@ mod checkpoint;
 mod datadir;
 mod disk;
 mod file;
+mod finding;
+pub mod inspect;
 mod layout;
 pub mod limits;
 mod location;
 mod log;
+mod look;
 mod mapping;
+mod partitions;
 pub mod ram;
 mod recover;
 mod segments;
 mod staging;
+mod verify;
 
 pub use checkpoint::{
     BadCheckpoint, CHECKPOINT_MAGIC, Checkpoint, CheckpointWriter, Pieces, Position, verify as verify_checkpoint,
@@ -29,10 +35,14 @@ pub use checkpoint::{
 pub use datadir::{Asked, DATA_FORMAT, DATA_FORMAT_OLDEST, DataDir, DataDirError, Identity, Shape, write_atomic};
 pub use disk::Disk;
 pub use file::FileDisk;
+pub use finding::{Finding, Place, Reason, Severity};
 pub use layout::{BATCH_HEADER_BYTES, FORMAT_VERSION, RECORD_HEADER_BYTES, record_bytes};
 pub use location::{Location, Mark, RecordHeader, RecordKind, SegmentId, WriteId};
 pub use log::{AppendError, Log, LogOptions, LogWrite, Wanted};
+pub use look::{Look, LookError};
 pub use mapping::read_in;
+pub use partitions::PartitionFound;
 pub use recover::{OpenError, Recovered, RotReason, Truncated};
 pub use segments::Retired;
 pub use staging::Batch;
+pub use verify::{COLD_FROM, Report, SegmentFound, Unreadable, Verifier};

@@ -11,3 +11,4 @@ mod rig;
 mod rot;
 mod staging;
 mod torn;
+mod verify;

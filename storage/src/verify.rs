@@ -1,0 +1,509 @@
+//! The whole log of a shard, looked at offline: its checkpoints, then its segments in their order, each as bytes. Pure, and it
+//! changes nothing. It judges as a start does (`recover.rs`), but goes on behind damage, and looks before the position of
+//! the checkpoints too.
+//!
+//! Damage is **pending** until something valid follows it. What is still pending at the end may be the last batch, torn.
+
+use std::collections::BTreeMap;
+
+use crate::SegmentId;
+use crate::checkpoint::{self, Checkpoint, Pieces};
+use crate::finding::{Finding, Place, Reason};
+use crate::inspect::{BadFacts, BatchFault, BatchFound, Part, SegmentFacts, parts};
+use crate::layout::{self, FIRST_BATCH_OFFSET};
+use crate::limits::BATCH_MAX_BYTES;
+use crate::partitions::{PartitionFound, Partitions};
+
+/// Segments from this number on are cold: each is a log of its own, whose batches are numbered from 1.
+pub const COLD_FROM: SegmentId = SegmentId(1 << 31);
+
+/// Bytes of a segment that the disk did not give, and why. They are zeros where they are handed on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    /// Where they begin.
+    pub offset: u32,
+    /// How many.
+    pub bytes: u32,
+    /// Why.
+    pub error: String,
+}
+
+/// What a segment holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentFound {
+    /// Which.
+    pub id: SegmentId,
+    /// As its header says, or its batches if that is damaged; 0 if neither does.
+    pub generation: u64,
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// Batches with a valid header.
+    pub batches: u64,
+    /// The number of the first one and of the last one.
+    pub numbers: Option<(u64, u64)>,
+    /// Records of whole batches.
+    pub records: u64,
+    /// Where the last batch ends; the end of the first page if there is none.
+    pub used: u32,
+}
+
+/// What verifying a log found.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// All that is not as it was written, in the order in which it was found.
+    pub findings: Vec<Finding>,
+    /// The segments, in their order.
+    pub segments: Vec<SegmentFound>,
+    /// The checkpoints that hold, the newest first.
+    pub checkpoints: Vec<Checkpoint>,
+    /// What was found of each partition.
+    pub partitions: BTreeMap<u16, PartitionFound>,
+    /// Batches that are whole.
+    pub batches: u64,
+    /// Records in them.
+    pub records: u64,
+    /// Where the next batch would begin: segment and offset.
+    pub end: Option<(SegmentId, u32)>,
+}
+
+/// Verifies the log of a shard. Checkpoints come first, the newest first ([`Verifier::checkpoint`]), then segments in their
+/// order ([`Verifier::segment`]).
+#[derive(Debug)]
+pub struct Verifier {
+    shard: u16,
+    segment_size: u32,
+    /// Checkpoints that hold with the batch before which all is that is in them, the newest first; at most two.
+    kept: Vec<(Checkpoint, u64)>,
+    /// Whether there are checkpoints that do not hold.
+    some_bad: bool,
+    /// Whether the place of a checkpoint was found wanting already.
+    misplaced: Vec<bool>,
+    main: Sequence,
+    /// The segment of the main sequence that came last.
+    last: Option<SegmentId>,
+    partitions: Partitions,
+    report: Report,
+}
+
+/// Batches that follow each other.
+#[derive(Debug, Default)]
+struct Sequence {
+    /// The number of the next batch, where the one before it is there.
+    expected: Option<u64>,
+    /// None below it can follow.
+    at_least: u64,
+    /// The number of the next batch behind the last whole one, and where it would begin.
+    next: Option<u64>,
+    tail: Option<(SegmentId, u32)>,
+    pending: Vec<Pending>,
+    /// Damage was found behind the last whole batch: it explains numbers that are missing.
+    explained: bool,
+}
+
+/// Damage behind which nothing valid was found yet.
+#[derive(Debug)]
+struct Pending {
+    segment: SegmentId,
+    start: u32,
+    end: u32,
+    /// The batch whose header is there.
+    batch: Option<(u64, BatchFault)>,
+    partitions: Vec<u16>,
+}
+
+impl Verifier {
+    /// For the log of a shard in a directory of segments of this size.
+    pub fn new(shard: u16, segment_size: u32) -> Verifier {
+        Verifier {
+            shard,
+            segment_size,
+            kept: Vec::new(),
+            some_bad: false,
+            misplaced: Vec::new(),
+            main: Sequence::default(),
+            last: None,
+            partitions: Partitions::default(),
+            report: Report::default(),
+        }
+    }
+
+    /// Takes the next checkpoint, the newest first: its bytes, or why they cannot be read. Gives its pieces if it is the newest
+    /// that holds.
+    pub fn checkpoint<'a>(&mut self, number: u64, bytes: Result<&'a [u8], String>) -> Option<Pieces<'a>> {
+        let verified = match bytes {
+            Ok(bytes) => checkpoint::verify(bytes, self.shard, number).map_err(Reason::Checkpoint),
+            Err(error) => Err(Reason::CheckpointUnreadable(error)),
+        };
+        match verified {
+            Ok((checkpoint, pieces)) => {
+                let newest = self.kept.is_empty();
+                if self.kept.len() < 2 {
+                    self.kept.push((checkpoint, pieces.through()));
+                    self.misplaced.push(false);
+                }
+                self.report.checkpoints.push(checkpoint);
+                newest.then_some(pieces)
+            }
+            Err(reason) => {
+                self.some_bad = true;
+                self.found(Place::Checkpoint(number), reason);
+                None
+            }
+        }
+    }
+
+    /// What the newest checkpoint has of a partition: index and term of its last entry.
+    pub fn applied(&mut self, partition: u16, index: u64, term: u64) {
+        self.partitions.applied(partition, index, term);
+    }
+
+    /// From which segment on none may be missing. `None` where nobody can know, for no checkpoint holds.
+    fn needed_from(&self) -> Option<SegmentId> {
+        match self.kept.iter().map(|(kept, _)| kept.position.segment).min() {
+            None if self.some_bad => None,
+            None => Some(SegmentId::FIRST),
+            needed => needed,
+        }
+    }
+
+    /// Takes the next segment: its bytes with zeros where they cannot be read, and the length of its file.
+    pub fn segment(&mut self, id: SegmentId, bytes: &[u8], file_bytes: u64, unreadable: &[Unreadable]) {
+        let main = id < COLD_FROM;
+        if main {
+            self.follows(id);
+            self.last = Some(id);
+        }
+        let mut found = SegmentFound {
+            id,
+            generation: 0,
+            bytes: file_bytes,
+            batches: 0,
+            numbers: None,
+            records: 0,
+            used: FIRST_BATCH_OFFSET,
+        };
+        for Unreadable { offset, bytes, error } in unreadable {
+            self.main.explained |= main;
+            self.found(Place::Segment(id, *offset), Reason::Unreadable { bytes: *bytes, error: error.clone() });
+            self.partitions.damaged(self.report.findings.len() - 1);
+        }
+        if let Some(generation) = self.header(id, bytes, file_bytes) {
+            found.generation = generation;
+            self.check_generation(id, generation);
+            if main {
+                let mut sequence = std::mem::take(&mut self.main);
+                self.walk(&mut sequence, bytes, generation, &mut found);
+                self.main = sequence;
+            } else {
+                let mut own = Sequence { expected: Some(1), ..Sequence::default() };
+                self.walk(&mut own, bytes, generation, &mut found);
+                self.judge_tail(&mut own, id, None);
+            }
+        } else if main {
+            // Whatever is in it cannot be told.
+            self.main.expected = None;
+            self.main.explained = true;
+        }
+        self.report.segments.push(found);
+    }
+
+    /// Whether a segment is the next of those that have to be there.
+    fn follows(&mut self, id: SegmentId) {
+        let next = self.last.map_or(SegmentId::FIRST, SegmentId::next);
+        if id <= next {
+            if self.last.is_none() {
+                self.main.expected = Some(1);
+            }
+            return;
+        }
+        self.main.expected = None;
+        let needed = self.needed_from().map(|needed| needed.max(next)).filter(|needed| *needed < id);
+        if let Some(first) = needed {
+            self.missing(first, SegmentId(id.0 - 1));
+        }
+        if needed != Some(next) {
+            // Some were let go, and what follows them need not begin where they began.
+            self.partitions.forget();
+        }
+    }
+
+    fn missing(&mut self, first: SegmentId, last: SegmentId) {
+        self.found(Place::Segment(first, 0), Reason::SegmentMissing(first, last));
+        self.partitions.damaged(self.report.findings.len() - 1);
+        self.main.explained = true;
+    }
+
+    /// Checks the first page. Gives the generation of its batches, if they can be looked at.
+    fn header(&mut self, id: SegmentId, bytes: &[u8], file_bytes: u64) -> Option<u64> {
+        let place = Place::Segment(id, 0);
+        match SegmentFacts::of(bytes) {
+            Ok(facts) if (facts.shard, facts.id) != (self.shard, id) => {
+                self.found(place, Reason::SegmentForeign { shard: facts.shard, id: facts.id });
+                self.partitions.damaged(self.report.findings.len() - 1);
+                None
+            }
+            Ok(facts) => {
+                let (says, expected) = (facts.size_bytes, self.segment_size);
+                if u64::from(says) != file_bytes || says != expected {
+                    self.found(place, Reason::SegmentLength { found: file_bytes, says, expected });
+                }
+                Some(facts.generation)
+            }
+            Err(BadFacts::Format(format)) => {
+                self.found(place, Reason::SegmentFormat(format));
+                None
+            }
+            Err(BadFacts::Damaged) => {
+                self.found(place, Reason::SegmentHeader);
+                SegmentFacts::guess_generation(bytes)
+            }
+        }
+    }
+
+    fn check_generation(&mut self, id: SegmentId, generation: u64) {
+        for at in 0..self.kept.len() {
+            let position = self.kept[at].0.position;
+            if position.segment == id && position.generation != generation {
+                self.checkpoint_misplaced(at);
+            }
+        }
+    }
+
+    fn checkpoint_misplaced(&mut self, at: usize) {
+        if !std::mem::replace(&mut self.misplaced[at], true) {
+            let Checkpoint { number, position } = self.kept[at].0;
+            let (segment, batch) = (position.segment, position.batch);
+            self.found(Place::Checkpoint(number), Reason::CheckpointPlace { segment, batch });
+        }
+    }
+
+    fn walk(&mut self, sequence: &mut Sequence, bytes: &[u8], generation: u64, found: &mut SegmentFound) {
+        let id = found.id;
+        for part in parts(bytes, generation) {
+            match part {
+                Part::Batch(batch) => {
+                    found.batches += 1;
+                    found.numbers = Some((found.numbers.map_or(batch.number, |(first, _)| first), batch.number));
+                    found.used = batch.end();
+                    found.records += self.batch(sequence, id, &batch);
+                }
+                Part::Misplaced { offset, number, .. } => {
+                    self.confirm(sequence, None);
+                    self.found(Place::Segment(id, offset), Reason::BatchMisplaced(number));
+                    self.partitions.damaged(self.report.findings.len() - 1);
+                    sequence.explained = true;
+                }
+                Part::Unused { .. } => {}
+                Part::Stray { offset, bytes } => match sequence.pending.last_mut() {
+                    Some(last) if last.segment == id && last.batch.is_none() => last.end = offset + bytes,
+                    _ => sequence.pending.push(Pending {
+                        segment: id,
+                        start: offset,
+                        end: offset + bytes,
+                        batch: None,
+                        partitions: Vec::new(),
+                    }),
+                },
+            }
+        }
+    }
+
+    /// Judges a batch; gives the records of a whole one.
+    fn batch(&mut self, sequence: &mut Sequence, id: SegmentId, batch: &BatchFound<'_>) -> u64 {
+        let (number, place) = (batch.number, (id, batch.offset));
+        let follows = number.checked_sub(1) == Some(batch.durable) && number >= sequence.at_least.max(1);
+        if !follows || sequence.expected.is_some_and(|expected| number < expected) {
+            self.confirm(sequence, None);
+            self.found(Place::Segment(id, batch.offset), Reason::BatchMisplaced(number));
+            return 0;
+        }
+        // It was written once all before it was durable.
+        let behind = sequence.pending.last().map(|damage| (damage.batch.is_none(), (damage.segment, damage.end)));
+        self.confirm(sequence, Some(number));
+        match behind {
+            // That explains all that is missing before this one.
+            Some((true, _)) => {}
+            Some((false, end)) => self.check_gap(sequence, end, place, number),
+            None => {
+                let tail = sequence.tail.unwrap_or((id, FIRST_BATCH_OFFSET));
+                self.check_gap(sequence, tail, place, number);
+            }
+        }
+        sequence.explained = false;
+        for at in 0..self.kept.len() {
+            let position = self.kept[at].0.position;
+            let is_before = place < (position.segment, position.offset);
+            if id < COLD_FROM && is_before != (number < position.batch) {
+                self.checkpoint_misplaced(at);
+            }
+        }
+        sequence.expected = Some(number + 1);
+        sequence.at_least = number + 1;
+        if let Some(fault) = batch.fault() {
+            sequence.pending.push(Pending {
+                segment: id,
+                start: batch.offset,
+                end: batch.end(),
+                batch: Some((number, fault)),
+                partitions: concerned(batch),
+            });
+            return 0;
+        }
+        sequence.next = Some(number + 1);
+        sequence.tail = Some((id, batch.end()));
+        let main = id < COLD_FROM;
+        if main && self.kept.first().is_some_and(|(newest, _)| number >= newest.position.batch) {
+            self.partitions.reach_checkpoint();
+        }
+        for record in batch.records().flatten() {
+            if let Some(reason) = self.partitions.record(&record, main, &mut self.report.findings) {
+                self.found(Place::Segment(id, record.offset), reason);
+            }
+        }
+        self.report.batches += 1;
+        self.report.records += u64::from(batch.records);
+        u64::from(batch.records)
+    }
+
+    /// Whether anything is missing between the batch that ends at `tail` and this one.
+    fn check_gap(&mut self, sequence: &Sequence, tail: (SegmentId, u32), place: (SegmentId, u32), number: u64) {
+        let Some(expected) = sequence.expected.filter(|_| !sequence.explained) else { return };
+        // The next one begins where the last one ends, or at the start of the next segment.
+        let rolled = place.1 == FIRST_BATCH_OFFSET && place.0.0 <= tail.0.0 + 1;
+        if number > expected {
+            self.lost(tail, expected, number - 1);
+        } else if place != tail && !rolled {
+            self.found(Place::Segment(place.0, place.1), Reason::BatchMisplaced(number));
+        }
+    }
+
+    /// Batches are missing, and nothing is left of them.
+    fn lost(&mut self, at: (SegmentId, u32), first: u64, last: u64) {
+        let reason = Reason::BatchMissing { first: Some(first), last: Some(last) };
+        self.found(Place::Segment(at.0, at.1), reason);
+        self.partitions.damaged(self.report.findings.len() - 1);
+    }
+
+    /// Something valid follows what is pending: it was durable, and is damage. `before` is the number of the batch that follows.
+    fn confirm(&mut self, sequence: &mut Sequence, before: Option<u64>) {
+        let pending = std::mem::take(&mut sequence.pending);
+        let mut next = sequence.next;
+        for (at, damage) in pending.iter().enumerate() {
+            let reason = match &damage.batch {
+                Some((number, fault)) => {
+                    next = Some(number + 1);
+                    Reason::Batch { number: *number, fault: *fault }
+                }
+                None => {
+                    let until =
+                        pending[at + 1..].iter().find_map(|later| later.batch.as_ref().map(|(number, _)| *number));
+                    let last = until.or(before).map(|until| until.saturating_sub(1));
+                    let lost = next.filter(|first| last.is_none_or(|last| *first <= last));
+                    match (next, lost) {
+                        // No number is missing: nothing was ever written there.
+                        (Some(_), None) => Reason::Stray(damage.end - damage.start),
+                        _ => Reason::BatchMissing {
+                            first: lost.filter(|_| last.is_some()),
+                            last: last.filter(|_| lost.is_some()),
+                        },
+                    }
+                }
+            };
+            let mut finding = Finding::new(Place::Segment(damage.segment, damage.start), reason);
+            finding.partitions.extend(&damage.partitions);
+            self.report.findings.push(finding);
+            self.partitions.damaged(self.report.findings.len() - 1);
+        }
+    }
+
+    /// Ends it.
+    pub fn finish(mut self) -> Report {
+        let mut sequence = std::mem::take(&mut self.main);
+        let newest = self.kept.first().copied();
+        if self.kept.is_empty() && self.some_bad {
+            self.found(Place::Log, Reason::NoCheckpoint);
+        }
+        if let Some((checkpoint, through)) = newest {
+            let position = checkpoint.position;
+            let at = (position.segment, position.offset);
+            if self.last.is_none_or(|last| last < position.segment) {
+                let first =
+                    self.last.map_or(SegmentId::FIRST, SegmentId::next).max(self.needed_from().unwrap_or_default());
+                self.missing(first, position.segment);
+            }
+            // What lies before the position was durable, whatever follows it.
+            let before = sequence.pending.partition_point(|damage| (damage.segment, damage.start) < at);
+            let behind = sequence.pending.split_off(before);
+            let explained = sequence.explained || !sequence.pending.is_empty();
+            self.confirm(&mut sequence, Some(position.batch));
+            sequence.pending = behind;
+            if let (Some(next), Some(tail), false) = (sequence.next, sequence.tail, explained)
+                && next < position.batch
+            {
+                self.lost(tail, next, position.batch - 1);
+            }
+            if sequence.tail.is_none_or(|tail| tail < at) {
+                sequence.tail = Some(at);
+                sequence.next = Some(position.batch);
+            }
+            let ends = sequence.next.unwrap_or(1);
+            if ends < through {
+                self.confirm(&mut sequence, Some(through));
+                self.found(Place::Log, Reason::LogEndsEarly { ends, checkpoint: checkpoint.number, through });
+            }
+        }
+        let last = sequence.tail.map_or(SegmentId::FIRST, |(segment, _)| segment);
+        self.judge_tail(&mut sequence, last, newest.map(|(checkpoint, _)| checkpoint));
+        self.report.end = sequence.tail;
+        self.report.partitions = self.partitions.take();
+        self.report
+    }
+
+    /// Judges what is pending behind the last batch of a sequence: the remains of one torn batch, or damage. As a start does.
+    fn judge_tail(&mut self, sequence: &mut Sequence, first: SegmentId, newest: Option<Checkpoint>) {
+        let (Some(damage), Some(end)) = (sequence.pending.first(), sequence.pending.last()) else { return };
+        let mut tail = sequence.tail.unwrap_or((first, FIRST_BATCH_OFFSET));
+        let next = sequence.next.or(newest.is_none().then_some(1));
+        let is_next = |damage: &Pending| damage.batch.is_none_or(|(number, _)| next.is_none_or(|next| number == next));
+        if damage.batch.is_some() && damage.start == FIRST_BATCH_OFFSET && damage.segment == tail.0.next() {
+            tail = (damage.segment, damage.start);
+        }
+        // Its own header is there, so that its length is known.
+        let at_tail = damage.batch.is_some() && (damage.segment, damage.start) == tail;
+        let torn = at_tail.then_some(damage.end - damage.start);
+        let reach = if damage.segment == tail.0 {
+            Some(tail.1.saturating_add(torn.unwrap_or(BATCH_MAX_BYTES)))
+        } else {
+            let rolled = torn.is_none() && damage.segment == tail.0.next();
+            rolled.then_some(FIRST_BATCH_OFFSET + BATCH_MAX_BYTES)
+        };
+        let one = damage.segment == end.segment && reach.is_some_and(|reach| end.end <= reach);
+        if one && sequence.pending.iter().all(is_next) {
+            let (place, bytes) = (Place::Segment(damage.segment, damage.start), end.end - damage.start);
+            self.found(place, Reason::Torn(bytes));
+            sequence.pending.clear();
+            return;
+        }
+        for damage in std::mem::take(&mut sequence.pending) {
+            let reason = match damage.batch {
+                Some((number, fault)) => Reason::Batch { number, fault },
+                None => Reason::Stray(damage.end - damage.start),
+            };
+            let mut finding = Finding::new(Place::Segment(damage.segment, damage.start), reason);
+            finding.partitions.extend(&damage.partitions);
+            self.report.findings.push(finding);
+        }
+    }
+
+    fn found(&mut self, place: Place, reason: Reason) {
+        self.report.findings.push(Finding::new(place, reason));
+    }
+}
+
+/// The partitions of records of a damaged batch that are damaged, or whose headers alone can be read.
+fn concerned(batch: &BatchFound<'_>) -> Vec<u16> {
+    let damaged = batch.records().flatten().filter(|record| record.fault.is_some());
+    damaged.map(|record| record.header.partition).collect()
+}
+
+const _: () = assert!(layout::BATCH_HEADER_BYTES <= FIRST_BATCH_OFFSET);
