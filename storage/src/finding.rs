@@ -125,6 +125,12 @@ pub enum Reason {
         /// The term of that one.
         before_term: u64,
     },
+    /// Records of a partition that belongs elsewhere.
+    #[error("there are records of partition {0}, which is not one of this shard")]
+    PartitionForeign(u16),
+    /// A whole log is missing.
+    #[error("the shard has no log, and others have one for long")]
+    ShardEmpty,
     /// A checkpoint that does not hold.
     #[error("{0}")]
     Checkpoint(BadCheckpoint),
@@ -134,6 +140,9 @@ pub enum Reason {
     /// There are checkpoints, and none of them holds.
     #[error("no checkpoint holds: restore the data directory from a backup or another replica")]
     NoCheckpoint,
+    /// A checkpoint that holds, and in it is what this program does not write.
+    #[error("its checksums hold, and its contents are not what this version of whimbrel writes")]
+    CheckpointContents,
     /// The log does not have at its position what a checkpoint says.
     #[error(
         "the log does not go on from it: segment {segment} is not the one that it names, or batch {batch} is not there"
@@ -181,7 +190,10 @@ impl Reason {
             Reason::Torn(_) => "torn",
             Reason::EntryHole { .. } => "entry_hole",
             Reason::EntryOrder { .. } => "entry_order",
+            Reason::PartitionForeign(_) => "partition_foreign",
+            Reason::ShardEmpty => "shard_empty",
             Reason::Checkpoint(_) => "checkpoint",
+            Reason::CheckpointContents => "checkpoint_contents",
             Reason::CheckpointUnreadable(_) => "checkpoint_unreadable",
             Reason::NoCheckpoint => "no_checkpoint",
             Reason::CheckpointPlace { .. } => "checkpoint_place",
@@ -210,7 +222,8 @@ pub struct Finding {
 }
 
 impl Finding {
-    pub(crate) fn new(place: Place, reason: Reason) -> Finding {
+    /// One of which no partition is known.
+    pub fn new(place: Place, reason: Reason) -> Finding {
         Finding { place, reason, partitions: BTreeSet::new(), gone: Vec::new() }
     }
 }

@@ -39,7 +39,7 @@ pub use finding::{Finding, Place, Reason, Severity};
 pub use layout::{BATCH_HEADER_BYTES, FORMAT_VERSION, RECORD_HEADER_BYTES, record_bytes};
 pub use location::{Location, Mark, RecordHeader, RecordKind, SegmentId, WriteId};
 pub use log::{AppendError, Log, LogOptions, LogWrite, Wanted};
-pub use look::{Look, LookError};
+pub use look::{Look, LookError, SegmentFile, ShardFiles};
 pub use mapping::read_in;
 pub use partitions::PartitionFound;
 pub use recover::{OpenError, Recovered, RotReason, Truncated};

@@ -282,7 +282,7 @@ pub struct ShardConfig {
 impl ShardConfig {
     /// The shard that holds a partition.
     pub fn shard_of(&self, partition: PartitionId) -> ShardId {
-        ShardId(partition.0 % self.shards)
+        shard_of(partition, self.shards)
     }
 
     /// The partition at a rank among those of this shard.
@@ -294,4 +294,9 @@ impl ShardConfig {
     pub(crate) fn rank_of(&self, partition: PartitionId) -> usize {
         usize::from(partition.0 / self.shards)
     }
+}
+
+/// The shard that a partition belongs to on a node of so many shards.
+pub fn shard_of(partition: PartitionId, shards: u16) -> ShardId {
+    ShardId(partition.0 % shards)
 }
