@@ -7,6 +7,7 @@ mod checkpoints;
 mod datadir;
 mod files;
 mod model;
+mod readme;
 mod rig;
 mod rot;
 mod staging;

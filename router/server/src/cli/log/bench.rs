@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::cli::log::BenchArgs;
 use crate::cli::log::limit::{self, Flushes, Interrupted, Measured, Way};
 use crate::cli::log::progress::{self, Interrupt};
-use crate::cli::log::table::Table;
+use crate::cli::log::table::{Table, plural};
 use crate::cli::output::{Failure, Out};
 use crate::cli::status::bytes_text;
 
@@ -179,7 +179,7 @@ fn text_of(directory: &Path, disk: &Disk, measured: &Measured) -> String {
     for stream in &measured.streams {
         let _ = writeln!(text, "  {:<24} {:>8.0}", stream.what, stream.bytes as f64 / stream.seconds / 1e6);
     }
-    text += "\nintrinsic limit of one shard's log on this disk, 160-byte records\n";
+    text += "\nintrinsic limit of one shard's log on this disk, records of 160 bytes\n";
     for flushes in best(measured) {
         let batch = if flushes.records == 1 { "1 a batch".to_owned() } else { format!("{} a batch", flushes.records) };
         let _ =
@@ -206,10 +206,12 @@ fn histogram_text(flushes: &Flushes) -> String {
     let counts = histogram(flushes);
     let most = counts.iter().map(|(_, count)| *count).max().unwrap_or(0).max(1);
     let all = flushes.times.len().max(1);
-    let mut text = format!("\n{} a batch, {}\n", flushes.records, flushes.way.name());
+    let mut text =
+        format!("\ntimes of flushes, {} a batch, {}\n", plural(flushes.records.into(), "record"), flushes.way.name());
     for (bound, count) in counts {
         let bar = "#".repeat((count as usize * BAR).div_ceil(most as usize));
-        let _ = writeln!(text, "  up to {bound:>7} µs {:>6.2} % {bar}", 100.0 * count as f64 / all as f64);
+        let line = format!("  up to {bound:>7} µs {:>6.2} % {bar}", 100.0 * count as f64 / all as f64);
+        let _ = writeln!(text, "{}", line.trim_end());
     }
     text
 }
@@ -240,4 +242,34 @@ fn flushes_json(flushes: &Flushes) -> Value {
         "us": { "p50": us(0.5), "p90": us(0.9), "p99": us(0.99), "p999": us(0.999), "max": flushes.times.max() as f64 / 1e3 },
         "records_per_second": flushes.records_per_second(), "histogram": counts,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_there_is_no_room_it_says_how_much_there_is_and_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = check_room(dir.path(), 1 << 60).unwrap_err();
+        let failure = error.downcast_ref::<Failure>().expect("it names a remedy");
+        assert!(failure.one_line().contains("and this needs") && failure.one_line().contains("--size"), "{failure:?}");
+        assert!(check_room(dir.path(), 0).is_ok());
+    }
+
+    #[test]
+    fn a_measurement_is_short_and_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let measured = limit::measure(dir.path(), 16 << 20, Duration::from_millis(10), &|_| true).unwrap();
+        assert!((8 << 20..=16 << 20).contains(&measured.bytes));
+        let records: Vec<u32> = best(&measured).iter().map(|it| it.records).collect();
+        assert_eq!(records, [1, 16, 256]);
+        for flushes in &measured.flushes {
+            let counts: u64 = histogram(flushes).iter().map(|(_, count)| count).sum();
+            assert!(flushes.records_per_second() > 0.0 && counts == flushes.times.len());
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        let interrupted = limit::measure(dir.path(), 16 << 20, Duration::from_millis(10), &|_| false);
+        assert!(interrupted.is_err_and(|error| error.is::<Interrupted>()));
+    }
 }

@@ -8,6 +8,9 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+/// In a narrower terminal a bar is a number.
+const COLUMNS: u16 = 80;
+
 /// Whether the process was asked to end. A second signal ends it at once.
 #[derive(Clone, Debug)]
 pub(super) struct Interrupt(Arc<AtomicBool>);
@@ -39,6 +42,9 @@ pub(super) fn time(total: Duration) -> ProgressBar {
 }
 
 fn bar(total: u64, what: &str, template: &str) -> ProgressBar {
+    // One line, or it would be drawn over what stands above it.
+    let columns = rustix::termios::tcgetwinsize(io::stderr()).map_or(0, |size| size.ws_col);
+    let template = if columns < COLUMNS { "{msg} {percent} %" } else { template };
     let style = ProgressStyle::with_template(template).expect("a valid template").progress_chars("##-");
     ProgressBar::new(total).with_style(style).with_message(what.to_owned())
 }

@@ -166,3 +166,34 @@ impl ShardFound {
         self.report.batches == 0 && self.files.checkpoints.is_empty() && self.report.findings.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use whimbrel_storage::{Asked, DataDir, Disk, Shape};
+
+    use super::*;
+
+    #[test]
+    fn what_was_not_read_to_its_end_is_not_judged() {
+        let dir = tempfile::tempdir().unwrap();
+        let shape = Shape { partitions: 2, shards: 1, segment_size: 4 << 20 };
+        let data = DataDir::open(dir.path(), shape, Asked::default()).unwrap();
+        let mut disk = data.disk(0).unwrap();
+        // Without the first one, and with bytes in it that are no batch.
+        disk.create(SegmentId(2), shape.segment_size).unwrap();
+        disk.write(SegmentId(2), 8192, b"stray").unwrap();
+        drop(data);
+        let look = Look::open(dir.path()).unwrap();
+        let mut pieces = 0;
+        let found = read(&look, 0, &mut |_| {
+            pieces += 1;
+            pieces < 3
+        });
+        let found = found.unwrap();
+        assert!(found.interrupted && found.report.findings.is_empty(), "{:?}", found.report.findings);
+        let found = read(&look, 0, &mut |_| true).unwrap();
+        assert!(!found.interrupted && found.bytes == u64::from(shape.segment_size));
+        let reasons: Vec<_> = found.report.findings.iter().map(|it| it.reason.name()).collect();
+        assert_eq!(reasons, ["segment_missing", "torn"]);
+    }
+}
