@@ -102,7 +102,7 @@ pub enum Reason {
     )]
     Torn(u32),
     /// Entries of a partition are missing although every batch is there.
-    #[error("entries {first} to {last} of partition {partition} are missing")]
+    #[error("entries {first} to {last} of partition {partition} are missing before it")]
     EntryHole {
         /// Whose.
         partition: u16,
@@ -231,14 +231,19 @@ impl Finding {
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.place, self.reason)?;
-        if !self.partitions.is_empty() {
-            let list: Vec<_> = self.partitions.iter().map(u16::to_string).collect();
-            write!(f, "; partition{} {}", if list.len() == 1 { "" } else { "s" }, list.join(", "))?;
+        let is_gone = |partition: &u16| self.gone.iter().any(|(gone, ..)| gone == partition);
+        let others: Vec<String> = self.partitions.iter().filter(|it| !is_gone(it)).map(u16::to_string).collect();
+        if !others.is_empty() {
+            write!(f, "; concerns partition{} {}", if others.len() == 1 { "" } else { "s" }, others.join(", "))?;
         }
-        let mut gone = self.gone.iter();
-        if let Some((partition, first, last)) = gone.next() {
-            write!(f, "; gone are of partition {partition} entries {first} to {last}")?;
+        for (nth, (partition, first, last)) in self.gone.iter().enumerate() {
+            f.write_str(if nth == 0 { "; gone: " } else { ", " })?;
+            if first == last {
+                write!(f, "partition {partition} entry {first}")?;
+            } else {
+                write!(f, "partition {partition} entries {first} to {last}")?;
+            }
         }
-        gone.try_for_each(|(partition, first, last)| write!(f, ", of {partition} {first} to {last}"))
+        Ok(())
     }
 }

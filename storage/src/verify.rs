@@ -177,6 +177,7 @@ impl Verifier {
             }
         } else if main {
             // Whatever is in it cannot be told.
+            self.partitions.damaged(self.report.findings.len() - 1);
             self.main.expected = None;
             self.main.explained = true;
         }
@@ -215,7 +216,6 @@ impl Verifier {
         match SegmentFacts::of(bytes) {
             Ok(facts) if (facts.shard, facts.id) != (self.shard, id) => {
                 self.found(place, Reason::SegmentForeign { shard: facts.shard, id: facts.id });
-                self.partitions.damaged(self.report.findings.len() - 1);
                 None
             }
             Ok(facts) => {

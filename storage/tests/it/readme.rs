@@ -9,8 +9,9 @@ const HEADING: &str = "## What survives which failure";
 fn rows(document: &str) -> Vec<(String, String)> {
     let section = document.split(HEADING).nth(1).unwrap_or_default().split("\n## ").next().unwrap_or_default();
     let cells = |line: &str| -> Option<(String, String)> {
-        let mut cells = line.trim().strip_prefix('|')?.strip_suffix('|')?.split(" | ");
-        Some((cells.next()?.trim().to_owned(), cells.next_back()?.trim().to_owned()))
+        let cells = line.trim().strip_prefix('|')?.strip_suffix('|')?;
+        let (first, last) = (cells.split(" | ").next()?, cells.rsplit(" | ").next()?);
+        Some((first.trim().to_owned(), last.trim().to_owned()))
     };
     // Two lines are its head.
     section.lines().filter_map(cells).skip(2).collect()
@@ -60,7 +61,9 @@ fn every_failure_names_its_tests_and_they_are_there() {
 
 #[test]
 fn rows_and_tests_are_found_in_documents() {
-    let document = format!("# A\n\n{HEADING}\n\n| a | b | c |\n|---|---|---|\n| x | y | `tests/t.rs`: `one`, `two`; `u.rs`: `three` |\n\n## B\n\n| n | n | n |\n");
+    let document = format!(
+        "# A\n\n{HEADING}\n\n| a | b | c |\n|---|---|---|\n| x | y | `tests/t.rs`: `one`, `two`; `u.rs`: `three` |\n\n## B\n\n| n | n | n |\n"
+    );
     let rows = rows(&document);
     assert_eq!(rows.len(), 1);
     assert_eq!(rows[0].0, "x");

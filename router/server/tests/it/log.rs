@@ -112,34 +112,34 @@ const DAMAGES: [Damage; 13] = [
     Damage {
         reason: "batch_missing",
         make: |data| flip(&segment(data, 0, 2), 57_344 + 9),
-        told: "shard 0: segment 2, byte 57344: batch 27 is missing, and a later one is there; partition 10; gone are of \
-               partition 10 entries 11 to 11",
+        told: "shard 0: segment 2, byte 57344: batch 27 is missing, and a later one is there; gone: partition 10 \
+               entry 11",
     },
     Damage {
         reason: "batch",
         make: |data| flip(&segment(data, 0, 2), 57_408 + 17),
-        told: "shard 0: segment 2, byte 57344: batch 27 is damaged: record 1, at byte 57408: its header does not match its \
-               checksum; partition 10; gone are of partition 10 entries 11 to 11",
+        told: "shard 0: segment 2, byte 57344: batch 27 is damaged: record 1, at byte 57408: its header does not \
+               match its checksum; gone: partition 10 entry 11",
     },
     Damage {
         reason: "batch",
         make: |data| flip(&segment(data, 0, 2), 57_408 + 5000),
-        told: "shard 0: segment 2, byte 57344: batch 27 is damaged: record 1, at byte 57408: its payload does not match its \
-               checksum; partition 10; gone are of partition 10 entries 11 to 11",
+        told: "shard 0: segment 2, byte 57344: batch 27 is damaged: record 1, at byte 57408: its payload does not \
+               match its checksum; gone: partition 10 entry 11",
     },
     Damage {
         reason: "batch",
         // Behind its last record.
         make: |data| flip(&segment(data, 0, 2), 110_592 - 1),
-        told: "shard 0: segment 2, byte 57344: batch 27 is damaged: its padding is not zeros; partition 10; gone are of \
-               partition 10 entries 11 to 11",
+        told: "shard 0: segment 2, byte 57344: batch 27 is damaged: its padding is not zeros; gone: partition 10 \
+               entry 11",
     },
     Damage {
         reason: "batch_missing",
         // A write that was reported and never made.
         make: |data| write(&segment(data, 0, 2), 57_344, &[0; 106_496]),
-        told: "shard 0: segment 2, byte 57344: batches 27 to 28 are missing, and a later one is there; partition 10; gone are \
-               of partition 10 entries 11 to 12",
+        told: "shard 0: segment 2, byte 57344: batches 27 to 28 are missing, and a later one is there; gone: \
+               partition 10 entries 11 to 12",
     },
     Damage {
         reason: "batch_misplaced",
@@ -150,25 +150,25 @@ const DAMAGES: [Damage; 13] = [
             file.read_exact_at(&mut batch, 4096).unwrap();
             write(&segment(data, 0, 2), 57_344, &batch);
         },
-        told: "shard 0: segment 2, byte 57344: batch 26 lies there, which belongs elsewhere; partition 10; gone are of \
-               partition 10 entries 11 to 11",
+        told: "shard 0: segment 2, byte 57344: batch 26 lies there, which belongs elsewhere; gone: partition 10 \
+               entry 11",
     },
     Damage {
         reason: "segment_missing",
         make: |data| fs::remove_file(segment(data, 0, 2)).unwrap(),
-        told: "shard 0: segment 2, byte 0: the segment is missing; partition 10; gone are of partition 10 entries 10 to 13",
+        told: "shard 0: segment 2, byte 0: the segment is missing; gone: partition 10 entries 10 to 13",
     },
     Damage {
         reason: "segment_foreign",
         make: |data| assert!(fs::copy(segment(data, 1, 2), segment(data, 0, 2)).is_ok()),
-        told: "shard 0: segment 2, byte 0: the file is segment 2 of shard 1: put it back where it belongs; partition 10; gone \
-               are of partition 10 entries 10 to 13",
+        told: "shard 0: segment 2, byte 0: the file is segment 2 of shard 1: put it back where it belongs; gone: \
+               partition 10 entries 10 to 13",
     },
     Damage {
         reason: "segment_length",
         make: |data| OpenOptions::new().write(true).open(segment(data, 0, 5)).unwrap().set_len(8192).unwrap(),
-        told: "shard 0: segment 5, byte 0: the file has 8192 bytes, its header says 266240, and segments of this directory \
-               have 266240",
+        told: "shard 0: segment 5, byte 0: the file has 8192 bytes, its header says 266240, and segments of this \
+               directory have 266240",
     },
     Damage {
         reason: "segment_format",
@@ -181,7 +181,8 @@ const DAMAGES: [Damage; 13] = [
             page[60..64].copy_from_slice(&crc.to_le_bytes());
             write(&path, 0, &page);
         },
-        told: "shard 0: segment 2, byte 0: the segment has format 9: use a version of whimbrel that knows it",
+        told: "shard 0: segment 2, byte 0: the segment has format 9: use a version of whimbrel that knows it; gone: \
+               partition 10 entries 10 to 13",
     },
     Damage {
         reason: "stray",
@@ -272,7 +273,7 @@ fn damage_of_checkpoints_and_of_what_they_stand_on_is_found() {
     fs::rename(segment(&data, 0, 1), data.join("hidden")).unwrap();
     let found = verify(&data);
     let told = found["findings"][0]["text"].as_str().unwrap();
-    assert!(told.starts_with("segment 1, byte 0: the segment is missing; partitions "), "{found}");
+    assert!(told.starts_with("segment 1, byte 0: the segment is missing; concerns partition"), "{found}");
     fs::rename(data.join("hidden"), segment(&data, 0, 1)).unwrap();
     // The checkpoint says that there was more in the log than there is.
     let output = log("inspect", &data, &["--shard", "0", "--json"]);
@@ -415,8 +416,8 @@ fn records_are_listed_without_what_is_in_them() {
     assert_eq!(records.len(), 43);
     assert!(records.iter().enumerate().all(|(nth, it)| it["record"] == nth as u64 + 1 && it["good"] == true));
     assert!(records.windows(2).all(|two| two[0]["offset"].as_u64() < two[1]["offset"].as_u64()));
-    // One that is damaged is listed too.
-    flip(&segment(&data, 0, 1), records[3]["offset"].as_u64().unwrap() + 40);
+    // One that is damaged is listed too, and those behind it.
+    flip(&segment(&data, 0, 1), records[18]["offset"].as_u64().unwrap() + 40);
     let text = text(&log("inspect", &data, &["--segment", "1", "--shard", "0"]).stdout);
     assert_eq!(text.matches("its payload does not match its checksum").count(), 1, "{text}");
     assert_eq!(text.matches(" good\n").count(), 42);

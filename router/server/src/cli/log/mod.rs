@@ -30,10 +30,10 @@ pub(super) enum LogCommand {
 }
 
 const VERIFY_HELP: &str = "\
-It reads every segment and checkpoint of every shard, from the disk and not from the cache, and checks the format of the
-directory, headers, the checksums of batches, records and checkpoints, that batches follow each other over all segments, and
-entries in each partition. It goes on behind damage and prints one line for each: where, what, and whose records, as far as
-they can be told. A last batch that a crash tore is reported and is no damage: nothing in it was acknowledged, and the
+It reads every segment and checkpoint of every shard, from the disk and not from the cache, and checks the format of the \
+directory, headers, the checksums of batches, records and checkpoints, that batches follow each other over all segments, and \
+entries in each partition. It goes on behind damage and prints one line for each: where, what, and whose records, as far as \
+they can be told. A last batch that a crash tore is reported and is no damage: nothing in it was acknowledged, and the \
 next start truncates it.
 
 A directory that a server holds is refused, and while this looks no server starts on it.
@@ -45,10 +45,10 @@ Examples:
   whimbrel log verify --json /mnt/snapshot | jq '.findings[].text'";
 
 const INSPECT_HELP: &str = "\
-Without --segment: of each shard its checkpoints, its segments with how much in them is still waited for, and its partitions.
-How much that is comes from the newest checkpoint; what was delivered since still counts. With --segment: the records of that
-segment, one a line. --json prints one object a line; `type` says of what: directory, shard, checkpoint, segment, partition,
-record, bad_record, stray.
+Without --segment: of each shard its checkpoints, its segments with how much in them is still waited for, and its partitions. \
+How much that is comes from the newest checkpoint; what was delivered since still counts. With --segment: the records of that \
+segment, one a line. --json prints one object a line; `type` says of what: directory, shard, checkpoint, segment, partition, \
+finding, record, bad_record, stray.
 
 What is in a record are users' messages. They are shown with --payload only.
 
@@ -58,9 +58,9 @@ Examples:
   whimbrel log inspect --json /srv/whimbrel-data | jq 'select(.type == \"segment\")'";
 
 const BENCH_HELP: &str = "\
-It writes batches of 1, 16 and 256 records of 160 bytes as the log does, one after the other, each flushed before the next:
-with RWF_DSYNC through the page cache, which is how the log writes, and with O_DIRECT. Their records a second are the limit that
-one shard's durable figures on this disk are compared with. Disks have moods: compare only figures of one run, on a machine
+It writes batches of 1, 16 and 256 records of 160 bytes as the log does, one after the other, each flushed before the next: \
+with RWF_DSYNC through the page cache, which is how the log writes, and with O_DIRECT. Their records a second are the limit that \
+one shard's durable figures on this disk are compared with. Disks have moods: compare only figures of one run, on a machine \
 with nothing else to do.
 
 DIR need not be a data directory. The files have no names: nothing remains of them, however the program ends.
