@@ -35,7 +35,7 @@ fn named(cell: &str) -> Vec<(String, String)> {
 fn fault(source: &str, test: &str) -> Option<String> {
     let lines: Vec<&str> = source.lines().collect();
     let is_it = |line: &&str| line.trim_start().starts_with(&format!("fn {test}("));
-    let Some(at) = lines.iter().position(|line| is_it(&line)) else { return Some(format!("there is no {test}")) };
+    let Some(at) = lines.iter().position(is_it) else { return Some(format!("there is no {test}")) };
     let attributes = lines[..at].iter().rev().take_while(|line| line.trim_start().starts_with('#'));
     let is_test = attributes.map(|line| line.trim()).any(|line| line == "#[test]");
     (!is_test).then(|| format!("{test} is no test"))
