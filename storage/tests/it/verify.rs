@@ -373,7 +373,13 @@ fn a_log_that_ends_before_its_checkpoint_is_damaged_not_torn() {
     let mut disk = rig.disk.crash(&mut |_, _| false);
     disk.flip_bit(SegmentId(1), 8192 + 70, 1).unwrap();
     let report = verify(&mut disk);
-    assert!(damage(&report).iter().any(|it| matches!(it.reason, Reason::Batch { number: 2, .. })), "{report:?}");
+    let found: Vec<_> = report.findings.iter().filter(|it| !of_entries(&it.reason)).map(|it| &it.reason).collect();
+    assert!(matches!(found[..], [Reason::Batch { number: 2, .. }]), "{found:?}");
+    // Nor is one that has lost its header.
+    disk.write(SegmentId(1), 8192, &[0x5a; 64]).unwrap();
+    let report = verify(&mut disk);
+    let found: Vec<_> = report.findings.iter().filter(|it| !of_entries(&it.reason)).map(|it| &it.reason).collect();
+    assert_eq!(found, [&Reason::BatchMissing { first: Some(2), last: Some(2) }]);
     disk.write(SegmentId(1), 8192, &[0; 4096]).unwrap();
     let report = verify(&mut disk);
     let reason = Reason::BatchMissing { first: Some(2), last: Some(2) };
@@ -433,4 +439,104 @@ fn a_cold_segment_is_a_log_of_its_own() {
     headless[4096..8192].fill(0);
     let found = cold(&headless);
     assert!(matches!(found[..], [Finding { reason: Reason::BatchMissing { .. }, .. }]), "{found:?}");
+}
+
+/// Puts a checkpoint in its place that says what it is told to.
+fn put_checkpoint(rig: &mut Rig, position: whimbrel_storage::Position, through: u64) -> u64 {
+    let writer = rig.log.begin_checkpoint(position).unwrap();
+    let (number, mut bytes) = (writer.checkpoint().number, Vec::new());
+    writer.begin(&mut bytes);
+    writer.end(through, &mut bytes);
+    rig.disk.put_checkpoint(number, bytes, 0).unwrap();
+    number
+}
+
+#[test]
+fn what_a_checkpoint_knows_of_behind_its_position_was_durable_too() {
+    let mut rig = Rig::new(OPTIONS);
+    rig.batch(&[100]);
+    let position = rig.log.position();
+    rig.batch(&[100]);
+    let number = put_checkpoint(&mut rig, position, 3);
+    let mut disk = rig.disk.crash(&mut |_, _| false);
+    assert!(damage(&verify(&mut disk)).iter().all(|it| of_entries(&it.reason)));
+    disk.write(SegmentId(1), 8192, &[0; 4096]).unwrap();
+    let report = verify(&mut disk);
+    let reason = Reason::LogEndsEarly { ends: 2, checkpoint: number, through: 3 };
+    assert!(damage(&report).iter().any(|it| it.reason == reason), "{report:?}");
+}
+
+#[test]
+fn a_checkpoint_that_names_another_batch_than_lies_at_its_place_is_found() {
+    for wrong in [1, 3] {
+        let mut rig = Rig::new(OPTIONS);
+        rig.batch(&[100]);
+        let position = whimbrel_storage::Position { batch: wrong, ..rig.log.position() };
+        rig.batch(&[100]);
+        let number = put_checkpoint(&mut rig, position, 3);
+        let report = verify(&mut rig.disk.crash(&mut |_, _| false));
+        let place = Place::Checkpoint(number);
+        let found = |it: &&Finding| it.place == place && matches!(it.reason, Reason::CheckpointPlace { .. });
+        assert!(damage(&report).iter().any(found), "{wrong}: {report:?}");
+    }
+}
+
+#[test]
+fn a_batch_behind_unused_space_is_found() {
+    // Two logs of one seed, so that generations are the same: the second batch of one lies further on than the other ends.
+    let history = |sizes: &[usize]| {
+        let mut rig = Rig::new(OPTIONS);
+        sizes.iter().for_each(|&payload_bytes| rig.batch(&[payload_bytes]));
+        rig.disk.crash(&mut |_, _| false)
+    };
+    let other = history(&[6000, 100]).contents(SegmentId(1)).unwrap();
+    let mut disk = history(&[100]);
+    disk.write(SegmentId(1), 12_288, &other[12_288..16_384]).unwrap();
+    assert_eq!(agree(&mut disk, "behind unused space"), Some(Severity::Damage));
+    let report = verify(&mut disk);
+    let found = report
+        .findings
+        .iter()
+        .any(|it| (it.place, &it.reason) == (Place::Segment(SegmentId(1), 12_288), &Reason::BatchMisplaced(2)));
+    assert!(found, "{report:?}");
+}
+
+#[test]
+fn entries_follow_each_other_in_each_partition_and_behind_the_checkpoint() {
+    let of = |entries: &[(u16, u64, u64)], applied: Option<(u16, u64, u64)>| {
+        let mut rig = Rig::new(OPTIONS);
+        let position = rig.log.position();
+        for &(partition, term, index) in entries {
+            let kind = whimbrel_storage::RecordKind::Entry;
+            rig.log.append(&whimbrel_storage::RecordHeader { kind, partition, term, index }, &[1; 40]).unwrap();
+        }
+        rig.prepare();
+        while rig.submit() {
+            assert!(rig.complete());
+        }
+        let mut verifier = Verifier::new(OPTIONS.shard, OPTIONS.segment_size);
+        let mut disk = rig.disk.crash(&mut |_, _| false);
+        if let Some((partition, index, term)) = applied {
+            let number = put_checkpoint(&mut rig, position, 2);
+            let bytes = rig.disk.read_checkpoint(number).unwrap();
+            assert!(verifier.checkpoint(number, Ok(&bytes)).is_some());
+            verifier.applied(partition, index, term);
+        }
+        let bytes = disk.contents(SegmentId(1)).unwrap();
+        verifier.segment(SegmentId(1), &bytes, bytes.len() as u64, &[]);
+        disk.lose(SegmentId(1));
+        let reasons: Vec<Reason> = verifier.finish().findings.into_iter().map(|it| it.reason).collect();
+        reasons
+    };
+    let hole = |partition, first, last| Reason::EntryHole { partition, first, last };
+    assert_eq!(of(&[(0, 1, 1), (1, 1, 1), (0, 1, 2), (1, 2, 2), (0, 1, 3)], None), []);
+    assert_eq!(of(&[(0, 1, 1), (1, 1, 1), (0, 1, 4), (1, 1, 2)], None), [hole(0, 2, 3)]);
+    // A later leader writes over what was not committed; nobody else does, and terms do not go back.
+    assert_eq!(of(&[(0, 1, 1), (0, 1, 2), (0, 2, 2), (0, 2, 3)], None), []);
+    for wrong in [&[(0, 2, 1), (0, 2, 2), (0, 2, 2)], &[(0, 2, 1), (0, 2, 2), (0, 1, 3)]] {
+        assert!(matches!(of(wrong, None)[..], [Reason::EntryOrder { partition: 0, before: 2, .. }]), "{wrong:?}");
+    }
+    // What is in the checkpoint already may come again, and what follows it may not be missing.
+    assert_eq!(of(&[(0, 1, 5), (0, 1, 6), (0, 1, 7), (0, 1, 8)], Some((0, 6, 1))), []);
+    assert_eq!(of(&[(0, 1, 9)], Some((0, 6, 1))), [hole(0, 7, 8)]);
 }
