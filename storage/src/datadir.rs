@@ -26,7 +26,7 @@ pub const DATA_FORMAT: u32 = 2;
 pub const DATA_FORMAT_OLDEST: u32 = 1;
 
 const IDENTITY: &str = "whimbrel.json";
-const LOCK: &str = "lock";
+pub(crate) const LOCK: &str = "lock";
 
 /// What a data directory is made with and keeps for its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -253,9 +253,7 @@ fn lock(directory: &Path) -> Result<File, DataDirError> {
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) => {
-            let mut pid = String::new();
-            let named = file.read_to_string(&mut pid).is_ok_and(|_| pid.trim().parse::<u32>().is_ok());
-            let holder = if named { format!("process {}", pid.trim()) } else { "another process".to_owned() };
+            let holder = holder(&file);
             return Err(DataDirError::Locked { path: directory.to_owned(), holder });
         }
         Err(error) => return Err(failed("lock", &path, error.into())),
@@ -265,7 +263,18 @@ fn lock(directory: &Path) -> Result<File, DataDirError> {
     Ok(file)
 }
 
-fn read_identity(directory: &Path) -> Result<Option<Identity>, DataDirError> {
+/// Who holds a lock, in words: the process that the lock file names, if that one is there. Somebody who only looks holds it too,
+/// and does not write its name into it.
+pub(crate) fn holder(mut lock: &File) -> String {
+    let mut pid = String::new();
+    let named = lock.read_to_string(&mut pid).ok().and_then(|_| pid.trim().parse::<u32>().ok());
+    match named.filter(|pid| Path::new(&format!("/proc/{pid}")).exists()) {
+        Some(pid) => format!("process {pid}"),
+        None => "another process".to_owned(),
+    }
+}
+
+pub(crate) fn read_identity(directory: &Path) -> Result<Option<Identity>, DataDirError> {
     let path = directory.join(IDENTITY);
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,

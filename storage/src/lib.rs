@@ -7,6 +7,7 @@
 //! - [`ColdWork`] moves what waits long out of segments whose rest is to go.
 //! - [`Disk`] is the bottom: [`FileDisk`] are files, [`ram::RamDisk`] is memory that can lose power.
 //! - [`DataDir`] is the directory of a node: its lock, its identity, the place of its shards' logs.
+//! - [`Verifier`] and [`inspect`] look at the bytes of a log that nobody has open; [`Look`] reads them.
 
 #![deny(unsafe_code)]
 
@@ -15,15 +16,20 @@ mod cold;
 mod datadir;
 mod disk;
 mod file;
+mod finding;
+pub mod inspect;
 mod layout;
 pub mod limits;
 mod location;
 mod log;
+mod look;
 mod mapping;
+mod partitions;
 pub mod ram;
 mod recover;
 mod segments;
 mod staging;
+mod verify;
 
 pub use checkpoint::{
     BadCheckpoint, CHECKPOINT_MAGIC, Checkpoint, CheckpointWriter, Pieces, Position, verify as verify_checkpoint,
@@ -32,10 +38,14 @@ pub use cold::{ColdDone, ColdWork, Copied, Copy as ColdCopy, Erase as ColdErase}
 pub use datadir::{Asked, DATA_FORMAT, DATA_FORMAT_OLDEST, DataDir, DataDirError, Identity, Shape, write_atomic};
 pub use disk::Disk;
 pub use file::FileDisk;
+pub use finding::{Finding, Place, Reason, Severity};
 pub use layout::{BATCH_HEADER_BYTES, FORMAT_VERSION, RECORD_HEADER_BYTES, record_bytes};
 pub use location::{Location, Mark, RecordHeader, RecordKind, SegmentId, WriteId};
 pub use log::{AppendError, Log, LogOptions, LogWrite, Wanted};
+pub use look::{Look, LookError, SegmentFile, ShardFiles};
 pub use mapping::read_in;
+pub use partitions::PartitionFound;
 pub use recover::{OpenError, Recovered, RotReason, Truncated};
 pub use segments::Retired;
 pub use staging::Batch;
+pub use verify::{Report, SegmentFound, Unreadable, Verifier};

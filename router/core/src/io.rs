@@ -289,7 +289,7 @@ pub struct ShardConfig {
 impl ShardConfig {
     /// The shard that holds a partition.
     pub fn shard_of(&self, partition: PartitionId) -> ShardId {
-        ShardId(partition.0 % self.shards)
+        shard_of(partition, self.shards)
     }
 
     /// The partition at a rank among those of this shard.
@@ -301,4 +301,9 @@ impl ShardConfig {
     pub(crate) fn rank_of(&self, partition: PartitionId) -> usize {
         usize::from(partition.0 / self.shards)
     }
+}
+
+/// The shard that a partition belongs to on a node of so many shards.
+pub fn shard_of(partition: PartitionId, shards: u16) -> ShardId {
+    ShardId(partition.0 % shards)
 }

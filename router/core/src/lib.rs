@@ -29,6 +29,7 @@ pub mod route;
 pub mod session;
 mod shard;
 mod store;
+pub mod survey;
 mod timers;
 pub mod token;
 

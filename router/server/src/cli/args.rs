@@ -79,6 +79,20 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// What a bench of a disk writes to: a number of bytes and its unit.
+pub(super) fn bench_size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let expected = || "a size is a number and a unit: 64MiB, 4GiB".to_owned();
+    let number: u64 = digits.parse().map_err(|_| expected())?;
+    let unit: u64 = match &text[digits.len()..] {
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return Err(expected()),
+    };
+    let bytes = number.checked_mul(unit).filter(|bytes| (16 << 20..=64 << 30).contains(bytes));
+    bytes.ok_or_else(|| "from 16MiB to 64GiB".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,6 +105,16 @@ mod tests {
         assert_eq!(duration("0"), Ok(Duration::ZERO));
         for wrong in ["", "5", "s", "-5s", "5 s", "5w", "3651d", "99999999999999999999d", "9999999999999999d", "ä"] {
             assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_units_and_bounds() {
+        assert_eq!([bench_size("16MiB"), bench_size("64GiB")], [Ok(16 << 20), Ok(64 << 30)]);
+        for wrong in
+            ["", "16", "MiB", "15MiB", "65GiB", "16MB", "-16MiB", "99999999999999999999GiB", "18014398509481985GiB"]
+        {
+            assert!(bench_size(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -10,6 +10,7 @@ mod chat;
 mod demo;
 mod group;
 mod link;
+mod log;
 mod output;
 mod problem;
 mod recv;
@@ -65,6 +66,9 @@ enum Command {
     /// Make a group, or look at one
     #[command(subcommand)]
     Group(GroupCommand),
+    /// Look at a data directory and its disk, without a server: check it, show what is in it, measure
+    #[command(subcommand)]
+    Log(log::LogCommand),
     /// Show it all working: a server, a group, an offline device, a killed process; and check what arrived
     Demo(DemoArgs),
     /// Print the completion script of a shell
@@ -328,6 +332,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Recv(args) => recv::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Group(command) => group::run(&command),
+        Command::Log(command) => log::run(&command),
         Command::Demo(args) => demo::run(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();

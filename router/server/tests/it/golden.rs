@@ -36,6 +36,10 @@ fn help() {
     golden("help_group_show", &["group", "show", "--help"]);
     golden("help_status", &["status", "--help"]);
     golden("help_demo", &["demo", "--help"]);
+    golden("help_log", &["log", "--help"]);
+    golden("help_log_verify", &["log", "verify", "--help"]);
+    golden("help_log_inspect", &["log", "inspect", "--help"]);
+    golden("help_log_bench", &["log", "bench", "--help"]);
 }
 
 #[test]
@@ -53,6 +57,10 @@ fn wrong_usage_is_2() {
     golden("usage_chat", &["group", "show", "--as", "alice", "--chat", "12"]);
     golden("usage_time", &["recv", "--as", "alice", "--timeout", "5"]);
     golden("usage_admin", &["status", "--admin", "7401"]);
+    golden("usage_log", &["log"]);
+    golden("usage_payload", &["log", "inspect", "--payload", "data"]);
+    golden("usage_size", &["log", "bench", "--size", "16MB", "."]);
+    golden("usage_seconds", &["log", "bench", "--seconds", "0", "."]);
     golden("usage_no_member", &["group", "create", "--as", "alice"]);
 }
 
@@ -84,6 +92,11 @@ fn completion_scripts_name_the_subcommands() {
         let output = run(&["completions", shell]);
         assert!(output.status.success());
         let script = text(&output.stdout);
-        assert!(["serve", "chat", "recv", "status", "demo"].iter().all(|name| script.contains(name)), "{shell}");
+        assert!(
+            ["serve", "chat", "recv", "status", "log", "verify", "inspect", "demo"]
+                .iter()
+                .all(|name| script.contains(name)),
+            "{shell}"
+        );
     }
 }

@@ -11,6 +11,7 @@ mod forget;
 mod golden;
 mod golden_data;
 mod hostile;
+mod log;
 mod machine;
 mod raw;
 mod serve;
