@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod checkpoints;
+mod crash_matrix;
 mod datadir;
 mod files;
 mod model;
