@@ -10,5 +10,6 @@ mod files;
 mod model;
 mod rig;
 mod rot;
+mod rot_matrix;
 mod staging;
 mod torn;
