@@ -19,6 +19,9 @@ const CHAT: u8 = 2;
 const INBOX: u8 = 3;
 const LOCAL: u8 = 4;
 
+/// Above all indexes and terms that there will ever be.
+const NUMBER_MAX: u64 = 1 << 62;
+
 /// What stands at the beginning of a partition's image.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Head {
@@ -142,9 +145,26 @@ pub(crate) struct Restored {
 /// What of a partition has come so far.
 struct Partial {
     head: Head,
-    chats: Vec<Option<Chat>>,
-    inboxes: Vec<Option<(UserId, Inbox)>>,
-    locals: Vec<Option<LocalChat>>,
+    chats: Table<Chat>,
+    inboxes: Table<(UserId, Inbox)>,
+    locals: Table<LocalChat>,
+}
+
+/// Objects with their places, as they came: mostly in order, for only what changed meanwhile came earlier. So the memory
+/// is that of what came, whatever a place says.
+struct Table<T>(Vec<(u32, T)>);
+
+impl<T> Table<T> {
+    fn put(&mut self, place: u32, object: T) {
+        self.0.push((place, object));
+    }
+
+    /// All of them by their places, if every place up to `size` has one and no other.
+    fn finish(mut self, size: u32) -> Option<impl Iterator<Item = T>> {
+        self.0.sort_by_key(|(place, _)| *place);
+        let is_whole = self.0.len() == size as usize && (0..size).zip(&self.0).all(|(at, (place, _))| at == *place);
+        is_whole.then(|| self.0.into_iter().map(|(_, object)| object))
+    }
 }
 
 /// Puts partitions together from the pieces of a checkpoint. A piece is a number of whole objects.
@@ -167,62 +187,39 @@ impl Images {
         let tag = read.u8()?;
         if tag == HEAD {
             let head = read.head()?;
-            let Sizes { chats, inboxes, locals } = head.sizes;
-            // The tables grow as objects come: never by what a number says.
-            let (chats, inboxes, locals) = (chats as usize, inboxes as usize, locals as usize);
-            self.partials.push(Partial {
-                head,
-                chats: Vec::with_capacity(chats.min(1 << 16)),
-                inboxes: Vec::with_capacity(inboxes.min(1 << 16)),
-                locals: Vec::with_capacity(locals.min(1 << 16)),
-            });
+            let empty = (Table(Vec::new()), Table(Vec::new()), Table(Vec::new()));
+            self.partials.push(Partial { head, chats: empty.0, inboxes: empty.1, locals: empty.2 });
             return Some(());
         }
         let partial = self.partials.last_mut()?;
-        let sizes = partial.head.sizes;
         let place = read.u32()?;
         match tag {
-            CHAT => put_at(&mut partial.chats, place, sizes.chats, read.chat()?),
-            INBOX => put_at(&mut partial.inboxes, place, sizes.inboxes, read.inbox()?),
-            LOCAL => put_at(&mut partial.locals, place, sizes.locals, read.local()?),
-            _ => None,
+            CHAT => partial.chats.put(place, read.chat()?),
+            INBOX => partial.inboxes.put(place, read.inbox()?),
+            LOCAL => partial.locals.put(place, read.local()?),
+            _ => return None,
         }
+        Some(())
     }
 
     /// All partitions, if each has all that its head says.
     pub(crate) fn finish(self, mut hash: impl FnMut(PartitionId) -> RandomState) -> Option<Vec<Restored>> {
         let mut all = Vec::with_capacity(self.partials.len());
         for Partial { head, chats, inboxes, locals } in self.partials {
-            let found = Sizes { chats: chats.len() as u32, inboxes: inboxes.len() as u32, locals: locals.len() as u32 };
-            if found != head.sizes {
-                return None;
-            }
             let mut state = PartitionState::new(hash(head.partition));
-            for chat in chats {
-                state.add_chat(chat?);
+            for chat in chats.finish(head.sizes.chats)? {
+                state.add_chat(chat);
             }
-            for inbox in inboxes {
-                let (owner, inbox) = inbox?;
+            for (owner, inbox) in inboxes.finish(head.sizes.inboxes)? {
                 state.restore_inbox(owner, inbox);
             }
-            for local in locals {
-                state.add_local(local?);
+            for local in locals.finish(head.sizes.locals)? {
+                state.add_local(local);
             }
             all.push(Restored { head, state });
         }
         Some(all)
     }
-}
-
-fn put_at<T>(table: &mut Vec<Option<T>>, place: u32, size: u32, object: T) -> Option<()> {
-    if place >= size {
-        return None;
-    }
-    let place = place as usize;
-    if place >= table.len() {
-        table.resize_with(place + 1, || None);
-    }
-    table[place].replace(object).is_none().then_some(())
 }
 
 /// Reads what was put. `None` where the bytes end too soon or say what cannot be.
@@ -286,7 +283,9 @@ impl<'a> Reader<'a> {
         let wall_ms = self.u64()?;
         let sizes = Sizes { chats: self.u32()?, inboxes: self.u32()?, locals: self.u32()? };
         let hard_state = HardState { term, vote, commit, ..HardState::default() };
-        Some(Head { partition, applied, hard_state, wall_ms, sizes })
+        // What the engine would take for a bug of its own.
+        let can_be = (applied.0..NUMBER_MAX).contains(&commit) && term < NUMBER_MAX;
+        can_be.then_some(Head { partition, applied, hard_state, wall_ms, sizes })
     }
 
     fn chat(&mut self) -> Option<Chat> {

@@ -14,8 +14,8 @@ const DOCUMENTED: [&str; 6] = ["md", "rs", "toml", "conf", "sh", "fbs"];
 const ELSEWHERE: [&str; 2] = ["mesh.fbs", "SCENARIO.toml"];
 
 /// What may stand at the top besides names that begin with a dot.
-const TOP: [&str; 9] =
-    ["Cargo.toml", "Cargo.lock", "LICENSE", "README.md", "wire", "storage", "router", "bench", "tuning"];
+const TOP: [&str; 10] =
+    ["Cargo.toml", "Cargo.lock", "LICENSE", "README.md", "wire", "storage", "router", "bench", "tuning", "fuzz"];
 
 /// Settings of cargo's tools, and what the commands of the README make.
 const TOP_TOO: [&str; 2] = ["target", "whimbrel-data"];

@@ -7,6 +7,7 @@ mod checkpoints;
 mod crash_matrix;
 mod datadir;
 mod files;
+mod fuzz;
 mod model;
 mod rig;
 mod rot;
