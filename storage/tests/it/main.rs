@@ -9,6 +9,7 @@ mod datadir;
 mod files;
 mod fuzz;
 mod model;
+mod plants;
 mod rig;
 mod rot;
 mod rot_matrix;
