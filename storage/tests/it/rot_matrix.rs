@@ -257,8 +257,8 @@ fn last_batch(still: &mut Still) -> (SegmentId, u32) {
     ids.sort_unstable();
     for id in ids {
         let bytes = still.disk.contents(id).unwrap();
-        let starts = (4096..bytes.len()).step_by(4096).filter(|&page| &bytes[page..page + 8] == b"whmbrlBT");
-        last = starts.last().map_or(last, |page| (id, page as u32));
+        let mut starts = (4096..bytes.len()).step_by(4096).filter(|&page| &bytes[page..page + 8] == b"whmbrlBT");
+        last = starts.next_back().map_or(last, |page| (id, page as u32));
     }
     last
 }
