@@ -56,8 +56,12 @@ fn every_patch_names_what_fails_with_it() {
             assert!(runs.contains("whimbrel-powercut --seed "), "{}: {runs}", path.display());
             continue;
         };
-        let package = runs.split_whitespace().find_map(|word| word.strip_prefix("whimbrel-")).unwrap();
-        let folder = top().join(if package == "storage" { "storage".to_owned() } else { format!("router/{package}") });
+        let package = runs.split_once(" -p ").and_then(|(_, rest)| rest.split_whitespace().next()).unwrap();
+        let folder = match package.strip_prefix("whimbrel-") {
+            Some("storage") => top().join("storage"),
+            Some(name) => top().join("router").join(name),
+            None => top().join("router/server"),
+        };
         let name = test.rsplit("::").next().unwrap();
         let is_there = ["src", "tests"].iter().any(|it| has_function(&folder.join(it), name));
         assert!(is_there, "{}: there is no test {test}", path.display());
