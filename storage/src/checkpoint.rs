@@ -5,7 +5,8 @@
 //! All numbers are little-endian; README.md draws the offsets.
 
 use crate::SegmentId;
-use crate::layout::{put, u16_at, u32_at, u64_at};
+use crate::layout::{FIRST_BATCH_OFFSET, put, u16_at, u32_at, u64_at};
+use crate::limits::{BATCHES_MAX, PAGE_BYTES};
 
 /// Version of the format of checkpoints.
 const FORMAT: u32 = 1;
@@ -136,6 +137,14 @@ fn head(bytes: &[u8], shard: u16, number: u64) -> Result<Checkpoint, BadCheckpoi
         segment: SegmentId(u32_at(bytes, 40)),
         offset: u32_at(bytes, 44),
     };
+    // A checksum says that these are the bytes that were written, and not that it was this program that wrote them.
+    let can_be = position.offset >= FIRST_BATCH_OFFSET
+        && position.offset.is_multiple_of(PAGE_BYTES)
+        && position.segment >= SegmentId::FIRST
+        && (1..BATCHES_MAX).contains(&position.batch);
+    if !can_be {
+        return Err(BadCheckpoint::Damaged(0));
+    }
     Ok(Checkpoint { number, position })
 }
 

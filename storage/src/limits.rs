@@ -18,6 +18,10 @@ pub const BATCH_BYTES: u32 = 256 << 10;
 /// No batch was or will ever be larger, whatever the options say: recovery searches so far for what a torn one left.
 pub const BATCH_MAX_BYTES: u32 = 1 << 20;
 
+/// More batches than any log will ever have, at a million a second for a hundred thousand years: a number at or above it is not
+/// one, and those below it can be counted on.
+pub const BATCHES_MAX: u64 = 1 << 62;
+
 /// Memory for batches that are gathering, queued, being written, or still viewed.
 pub const STAGING_BYTES: u32 = 8 << 20;
 

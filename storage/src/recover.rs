@@ -268,7 +268,7 @@ pub(crate) fn recover(
     let (begin, first_batch) = match from {
         Some(position) => {
             let header = &segments[behind].1;
-            if header.generation != position.generation {
+            if header.generation != position.generation || position.offset > header.size_bytes {
                 let reason = RotReason::NotTheCheckpoints;
                 return Err(OpenError::Rot { segment: header.id, offset: 0, reason });
             }

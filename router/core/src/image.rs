@@ -20,6 +20,9 @@ const INBOX: u8 = 3;
 const LOCAL: u8 = 4;
 const WAITING: u8 = 5;
 
+/// Above all indexes, terms and places that there will ever be.
+const NUMBER_MAX: u64 = 1 << 62;
+
 /// What stands at the beginning of a partition's image.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Head {
@@ -147,19 +150,38 @@ pub(crate) struct Restored {
     pub(crate) state: PartitionState,
 }
 
-/// An inbox, whose it is, and how many places of it have not come yet.
+/// An inbox, whose it is, and how many places wait in it.
 struct Owned {
     owner: UserId,
     inbox: Inbox,
-    missing: u32,
+    waiting: u32,
 }
 
 /// What of a partition has come so far.
 struct Partial {
     head: Head,
-    chats: Vec<Option<Chat>>,
-    inboxes: Vec<Option<Owned>>,
-    locals: Vec<Option<LocalChat>>,
+    chats: Table<Chat>,
+    inboxes: Table<Owned>,
+    locals: Table<LocalChat>,
+    /// Pieces of what waits, with the inbox that each is of.
+    waiting: Vec<(u32, Vec<Location>)>,
+}
+
+/// Objects with their places, as they came: mostly in order, for only what changed meanwhile came earlier. So the memory
+/// is that of what came, whatever a place says.
+struct Table<T>(Vec<(u32, T)>);
+
+impl<T> Table<T> {
+    fn put(&mut self, place: u32, object: T) {
+        self.0.push((place, object));
+    }
+
+    /// All of them by their places, if every place up to `size` has one and no other.
+    fn finish(mut self, size: u32) -> Option<impl Iterator<Item = T>> {
+        self.0.sort_by_key(|(place, _)| *place);
+        let is_whole = self.0.len() == size as usize && (0..size).zip(&self.0).all(|(at, (place, _))| at == *place);
+        is_whole.then(|| self.0.into_iter().map(|(_, object)| object))
+    }
 }
 
 /// Puts partitions together from the pieces of a checkpoint. A piece is a number of whole objects.
@@ -182,69 +204,56 @@ impl Images {
         let tag = read.u8()?;
         if tag == HEAD {
             let head = read.head()?;
-            let Sizes { chats, inboxes, locals } = head.sizes;
-            // The tables grow as objects come: never by what a number says.
-            let (chats, inboxes, locals) = (chats as usize, inboxes as usize, locals as usize);
-            self.partials.push(Partial {
-                head,
-                chats: Vec::with_capacity(chats.min(1 << 16)),
-                inboxes: Vec::with_capacity(inboxes.min(1 << 16)),
-                locals: Vec::with_capacity(locals.min(1 << 16)),
-            });
+            let empty = (Table(Vec::new()), Table(Vec::new()), Table(Vec::new()));
+            let waiting = Vec::new();
+            self.partials.push(Partial { head, chats: empty.0, inboxes: empty.1, locals: empty.2, waiting });
             return Some(());
         }
         let partial = self.partials.last_mut()?;
-        let sizes = partial.head.sizes;
         let place = read.u32()?;
         match tag {
-            CHAT => put_at(&mut partial.chats, place, sizes.chats, read.chat()?),
-            INBOX => put_at(&mut partial.inboxes, place, sizes.inboxes, read.inbox()?),
-            LOCAL => put_at(&mut partial.locals, place, sizes.locals, read.local()?),
+            CHAT => partial.chats.put(place, read.chat()?),
+            INBOX => partial.inboxes.put(place, read.inbox()?),
+            LOCAL => partial.locals.put(place, read.local()?),
             WAITING => {
-                let it = partial.inboxes.get_mut(place as usize)?.as_mut()?;
-                let count = read.u32()?;
-                it.missing = it.missing.checked_sub(count)?;
-                it.inbox.waiting.extend(read.many(count as usize, Reader::location)?);
-                Some(())
+                let count = read.u32()? as usize;
+                partial.waiting.push((place, read.many(count, Reader::location)?));
             }
-            _ => None,
+            _ => return None,
         }
+        Some(())
     }
 
     /// All partitions, if each has all that its head says.
     pub(crate) fn finish(self, mut hash: impl FnMut(PartitionId) -> RandomState) -> Option<Vec<Restored>> {
         let mut all = Vec::with_capacity(self.partials.len());
-        for Partial { head, chats, inboxes, locals } in self.partials {
-            let found = Sizes { chats: chats.len() as u32, inboxes: inboxes.len() as u32, locals: locals.len() as u32 };
-            if found != head.sizes {
-                return None;
-            }
+        for Partial { head, chats, inboxes, locals, mut waiting } in self.partials {
             let mut state = PartitionState::new(hash(head.partition));
-            for chat in chats {
-                state.add_chat(chat?);
+            for chat in chats.finish(head.sizes.chats)? {
+                state.add_chat(chat);
             }
-            for inbox in inboxes {
-                let Owned { owner, inbox, missing: 0 } = inbox? else { return None };
+            // Of one inbox they stay in order.
+            waiting.sort_by_key(|(place, _)| *place);
+            let mut waiting = waiting.into_iter().peekable();
+            for (place, Owned { owner, mut inbox, waiting: count }) in (0..).zip(inboxes.finish(head.sizes.inboxes)?) {
+                while let Some((_, piece)) = waiting.next_if(|(of, _)| *of == place) {
+                    inbox.waiting.extend(piece);
+                }
+                if inbox.waiting.len() != count as usize {
+                    return None;
+                }
                 state.restore_inbox(owner, inbox);
             }
-            for local in locals {
-                state.add_local(local?);
+            if waiting.next().is_some() {
+                return None;
+            }
+            for local in locals.finish(head.sizes.locals)? {
+                state.add_local(local);
             }
             all.push(Restored { head, state });
         }
         Some(all)
     }
-}
-
-fn put_at<T>(table: &mut Vec<Option<T>>, place: u32, size: u32, object: T) -> Option<()> {
-    if place >= size {
-        return None;
-    }
-    let place = place as usize;
-    if place >= table.len() {
-        table.resize_with(place + 1, || None);
-    }
-    table[place].replace(object).is_none().then_some(())
 }
 
 /// Reads what was put. `None` where the bytes end too soon or say what cannot be.
@@ -279,6 +288,11 @@ impl<'a> Reader<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
+    /// An index, term or place, none of which is ever so high that it cannot be counted on.
+    fn number(&mut self) -> Option<u64> {
+        self.u64().filter(|number| *number < NUMBER_MAX)
+    }
+
     fn u128(&mut self) -> Option<u128> {
         self.array().map(u128::from_le_bytes)
     }
@@ -303,19 +317,20 @@ impl<'a> Reader<'a> {
 
     fn head(&mut self) -> Option<Head> {
         let partition = PartitionId(self.u16()?);
-        let applied = (self.u64()?, self.u64()?);
-        let (term, vote, commit) = (self.u64()?, self.u64()?, self.u64()?);
+        let applied = (self.number()?, self.number()?);
+        let (term, vote, commit) = (self.number()?, self.u64()?, self.number()?);
         let wall_ms = self.u64()?;
         let sizes = Sizes { chats: self.u32()?, inboxes: self.u32()?, locals: self.u32()? };
         let hard_state = HardState { term, vote, commit, ..HardState::default() };
-        Some(Head { partition, applied, hard_state, wall_ms, sizes })
+        // Otherwise the engine takes it for a bug of its own.
+        (applied.0 <= commit).then_some(Head { partition, applied, hard_state, wall_ms, sizes })
     }
 
     fn chat(&mut self) -> Option<Chat> {
         let id = ChatId(self.u128()?);
         let group = self.u8()? != 0;
         let made_ms = self.u64()?;
-        let last_seq = ChatSeq(self.u64()?);
+        let last_seq = ChatSeq(self.number()?);
         let title_len = usize::from(self.u16()?);
         let title = std::str::from_utf8(self.bytes(title_len)?).ok()?.to_owned();
         let count = self.u32()? as usize;
@@ -364,14 +379,14 @@ impl<'a> Reader<'a> {
     fn inbox(&mut self) -> Option<Owned> {
         let owner = self.user()?;
         let mut inbox = Inbox::new(DeviceId(self.u32()?), self.u32()?);
-        inbox.floor = InboxSeq(self.u64()?);
+        inbox.floor = InboxSeq(self.number()?);
         inbox.acked = inbox.floor;
-        Some(Owned { owner, inbox, missing: self.u32()? })
+        Some(Owned { owner, inbox, waiting: self.u32()? })
     }
 
     fn local(&mut self) -> Option<LocalChat> {
         let id = ChatId(self.u128()?);
-        let applied = ChatSeq(self.u64()?);
+        let applied = ChatSeq(self.number()?);
         let source = PartitionId(self.u16()?);
         let count = self.u32()? as usize;
         let members = self.many(count, Self::user)?;

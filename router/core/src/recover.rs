@@ -42,6 +42,7 @@ pub(crate) fn read_log(
     )?;
     let mut reading = reading.into_inner();
     reading.restore();
+    reading.check_commits();
     match reading.failed {
         Some(error) => Err(error),
         None => Ok((log, recovered, reading.found)),
@@ -81,6 +82,17 @@ impl Reading<'_> {
         match self.restored() {
             Some(found) => self.found = found,
             None => self.failed = Some(OpenError::BadCheckpoint),
+        }
+    }
+
+    /// What is committed was durable: a log that ends before it has lost something.
+    fn check_commits(&mut self) {
+        for (rank, found) in self.found.iter().enumerate() {
+            let (commit, last) = (found.store.hard_state().commit, found.store.last());
+            if commit > last && self.failed.is_none() {
+                let partition = self.config.partition_at(rank).0;
+                self.failed = Some(OpenError::CommitLost { partition, commit, last });
+            }
         }
     }
 

@@ -37,6 +37,11 @@ pub enum OpenError {
     #[error("partition {0} of the log has no entry before {1}")]
     Hole(u16, u64),
     #[error(
+        "partition {partition} had entries up to {commit} for good, and the log has them up to {last} only. Keep a copy of the \
+         data directory and restore it from a backup"
+    )]
+    CommitLost { partition: u16, commit: u64, last: u64 },
+    #[error(
         "the newest checkpoint is not one of this shard's partitions, or was not written by this version of whimbrel; use the \
          version that wrote it"
     )]
@@ -109,14 +114,17 @@ impl Shard {
             RandomState::with_seeds(config.seed, config.seed.rotate_left(17) ^ salt, 0x9E37_79B9_7F4A_7C15, salt)
         };
         let (mut log, recovered, found) = recover::read_log(&config, held, options, disk, &hash)?;
+        let last_segment = log.position().segment;
         let mut partitions = Vec::with_capacity(held);
         for (rank, Found { state, store, wall_ms }) in found.into_iter().enumerate() {
             let ticks = (config.seed.rotate_right(8) as usize).wrapping_add(rank * 7);
-            for place in state.chats.iter().flat_map(|chat| &chat.outbox) {
-                log.hold(place.command);
-            }
-            for location in state.inboxes.iter().flat_map(|inbox| &inbox.waiting) {
-                log.hold(*location);
+            let commands = state.chats.iter().flat_map(|chat| &chat.outbox).map(|place| place.command);
+            let payloads = state.inboxes.iter().flat_map(|inbox| &inbox.waiting).copied();
+            for location in commands.chain(payloads) {
+                if location.segment > last_segment && !location.segment.is_cold() {
+                    return Err(OpenError::BadCheckpoint);
+                }
+                log.hold(location);
             }
             partitions.push(Partition::new(state, store, wall_ms, ticks)?);
         }

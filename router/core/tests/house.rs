@@ -14,8 +14,8 @@ const DOCUMENTED: [&str; 6] = ["md", "rs", "toml", "conf", "sh", "fbs"];
 const ELSEWHERE: [&str; 2] = ["mesh.fbs", "SCENARIO.toml"];
 
 /// What may stand at the top besides names that begin with a dot.
-const TOP: [&str; 9] =
-    ["Cargo.toml", "Cargo.lock", "LICENSE", "README.md", "wire", "storage", "router", "bench", "tuning"];
+const TOP: [&str; 10] =
+    ["Cargo.toml", "Cargo.lock", "LICENSE", "README.md", "wire", "storage", "router", "bench", "tuning", "fuzz"];
 
 /// Settings of cargo's tools, and what the commands of the README make.
 const TOP_TOO: [&str; 2] = ["target", "whimbrel-data"];
@@ -86,6 +86,8 @@ fn named_paths(document: &str) -> Vec<String> {
     for piece in document.split(['`', '(', ')', '|', ' ', '\n', ',', ';', '"']) {
         let piece = piece.trim_end_matches(['.', ':']);
         let piece = piece.split('#').next().unwrap_or_default();
+        // A test in a file.
+        let piece = piece.split("::").next().unwrap_or_default();
         let is_file = piece.rsplit_once('.').is_some_and(|(stem, end)| DOCUMENTED.contains(&end) && !stem.is_empty());
         let is_ci = piece.starts_with(".ci/");
         // A folder ends in a slash where it is linked, or begins with one of the top.
@@ -96,6 +98,20 @@ fn named_paths(document: &str) -> Vec<String> {
         }
     }
     found
+}
+
+/// Tests that a document names, as `tests/it/file.rs::test`: file and test.
+fn named_tests(document: &str) -> Vec<(&str, &str)> {
+    let pieces = document.split(['`', ' ', '\n', ',', ';', '|', '(', ')']);
+    let tests = pieces.filter_map(|piece| piece.split_once("::"));
+    tests.filter(|(file, test)| file.ends_with(".rs") && !test.is_empty()).collect()
+}
+
+/// Whether a source has a test of this name.
+fn has_test(source: &str, name: &str) -> bool {
+    source.split(&format!("fn {name}(")).next().filter(|before| before.len() < source.len()).is_some_and(|before| {
+        before.lines().rev().take_while(|line| line.starts_with("#[")).any(|line| line == "#[test]")
+    })
 }
 
 /// Whether the file stands there or, if it is a bare name, anywhere.
@@ -172,6 +188,32 @@ fn paths_are_found_in_documents() {
     let all = files("rs");
     assert!(stands("house.rs", Path::new(""), &all) && stands("src/shard.rs", Path::new("router/core"), &all));
     assert!(!stands("no-such-file.rs", Path::new(""), &all) && !stands("router/core/src/gone", Path::new(""), &all));
+}
+
+#[test]
+fn the_readme_names_tests_that_are_there() {
+    let readme = text(Path::new("README.md"));
+    let tests = named_tests(&readme);
+    for promise in ["P1", "P2", "P3", "P5"] {
+        let is_named = |line: &str| line.starts_with(&format!("| {promise} |")) && !named_tests(line).is_empty();
+        assert!(readme.lines().any(is_named), "no test is named that would fail without {promise}");
+    }
+    for (file, test) in tests {
+        assert!(has_test(&text(Path::new(file)), test), "README.md names {test}, which is no test of {file}");
+    }
+    for line in readme.lines() {
+        for patch in line.split('`').filter(|piece| piece.ends_with(".patch")) {
+            assert!(root().join(patch).exists(), "README.md names {patch}, which does not exist");
+        }
+    }
+}
+
+#[test]
+fn tests_are_found_in_documents_and_sources() {
+    assert_eq!(named_tests("see `a/b.rs::it_holds`, `Log::hold` and c.rs::x"), [("a/b.rs", "it_holds"), ("c.rs", "x")]);
+    let source = "#[test]\nfn one() {}\n\nfn two() {}\n";
+    assert!(has_test(source, "one") && !has_test(source, "two") && !has_test(source, "three"));
+    assert_eq!(named_paths("`storage/tests/it/rot.rs::x`"), ["storage/tests/it/rot.rs"]);
 }
 
 #[test]

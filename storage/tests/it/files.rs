@@ -104,3 +104,57 @@ fn a_segment_that_is_there_is_never_replaced() {
     assert_eq!(error.kind(), ErrorKind::AlreadyExists);
     assert_eq!(&disk.open(SegmentId(1), true).unwrap()[4096..4100], b"kept");
 }
+
+#[test]
+fn a_segment_made_of_another_has_none_of_its_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut disk = FileDisk::open(dir.path(), 0).unwrap();
+    let old = disk.create(SegmentId(1), 8192).unwrap();
+    disk.write(SegmentId(1), 4096, &[b'x'; 4096]).unwrap();
+    let header = old[..64].to_vec();
+    drop(old);
+    let made = disk.recycle(SegmentId(1), 8192, SegmentId(2), 8192).unwrap();
+    assert_eq!(disk.list().unwrap(), [SegmentId(2)]);
+    let bytes = fs::read(disk.path(SegmentId(2))).unwrap();
+    assert_eq!(bytes, made);
+    assert!(bytes[64..].iter().all(|byte| *byte == 0), "old bytes are left");
+    assert_ne!(bytes[24..32], header[24..32], "its generation is another");
+}
+
+/// A log of files with one record, and the bytes of its first checkpoint.
+fn with_checkpoint(dir: &std::path::Path) -> (FileDisk, Log, u64, Vec<u8>) {
+    let mut disk = FileDisk::open(dir, OPTIONS.shard).unwrap();
+    let (mut log, ..) = open(OPTIONS, &mut disk).unwrap();
+    fill(&mut log, &disk, 3);
+    let mut writer = log.begin_checkpoint(log.position()).unwrap();
+    let (number, mut bytes) = (writer.checkpoint().number, Vec::new());
+    writer.begin(&mut bytes);
+    writer.piece(b"all of it", &mut bytes);
+    writer.end(log.position().batch, &mut bytes);
+    (disk, log, number, bytes)
+}
+
+#[test]
+fn a_checkpoint_that_does_not_read_back_as_it_was_written_never_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut disk, _log, number, bytes) = with_checkpoint(dir.path());
+    let file = disk.begin_checkpoint(number).unwrap();
+    file.write_all_at(&bytes, 0).unwrap();
+    disk.finish_checkpoint(&file, number, 0).unwrap();
+    assert_eq!(disk.checkpoints().unwrap(), [number]);
+
+    // The next one: a bit of it is another one on the disk than was written.
+    let file = disk.begin_checkpoint(number + 1).unwrap();
+    let mut other = bytes.clone();
+    // Its number, and the sum that belongs to it; then a bit of its piece.
+    other[16] += 1;
+    let crc = crc32c::crc32c(&other[..60]);
+    other[60..64].copy_from_slice(&crc.to_le_bytes());
+    other[80] ^= 1;
+    file.write_all_at(&other, 0).unwrap();
+    disk.finish_checkpoint(&file, number + 1, number + 1).unwrap_err();
+    assert_eq!(disk.checkpoints().unwrap(), [number], "the one before is kept, and no other counts");
+    disk.abandon_checkpoint(number + 1);
+    let names = fs::read_dir(dir.path().join("shard-3")).unwrap().map(|it| it.unwrap().file_name());
+    assert!(names.filter(|name| name.to_str().unwrap().contains("ckpt")).count() == 1);
+}

@@ -5,12 +5,16 @@
 
 mod checkpoints;
 mod cold;
+mod crash_matrix;
 mod datadir;
 mod files;
+mod fuzz;
 mod model;
+mod plants;
 mod readme;
 mod rig;
 mod rot;
+mod rot_matrix;
 mod staging;
 mod torn;
 mod verify;

@@ -7,6 +7,7 @@ mod codes;
 mod commands;
 mod decoder;
 mod facts;
+mod fuzz;
 mod golden;
 mod hostile;
 mod json;
