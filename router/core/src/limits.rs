@@ -93,6 +93,10 @@ pub const CHECKPOINT_RETRY_US: u64 = 1000 * MS;
 /// three of them, and the fourth is for the work itself.
 pub const FORGET_STEPS: u64 = 4;
 
+/// So long after a shard said that it has no space the others take nothing new either: a few times as long as it takes to say
+/// so again, which it does with Raft's tick.
+pub const NO_SPACE_US: u64 = 500 * MS;
+
 /// Raft's tick.
 pub const RAFT_TICK_US: u64 = 100 * MS;
 
@@ -157,4 +161,5 @@ const _: () = {
     // The largest frame fits the gather bound many times.
     assert!(wire::FRAME_MAX_BYTES * 16 <= 4 * 1024 * 1024);
     assert!(ACK_GATHER_US * 2 <= 1000 * MS);
+    assert!(NO_SPACE_US >= 3 * RAFT_TICK_US);
 };

@@ -267,7 +267,7 @@ impl Life<'_> {
         // The one that never sends is logged in again, to see that its acknowledgements are committed.
         let reader = 1;
         self.devices[reader].disconnect();
-        self.check_empty(reader)?;
+        self.check_floor(reader)?;
         self.connect(|device| device == reader)
     }
 
@@ -275,7 +275,8 @@ impl Life<'_> {
     fn until_taken(&mut self, bound: u64) -> anyhow::Result<u64> {
         let waits: Vec<DeviceId> =
             SENDERS.into_iter().filter(|&sender| self.devices[sender].session.unanswered_sends() > 0).collect();
-        let refusals = |life: &Life<'_>| waits.iter().map(|&sender| life.heard[sender].refused_first).max().unwrap_or(0);
+        let refusals =
+            |life: &Life<'_>| waits.iter().map(|&sender| life.heard[sender].refused_first).max().unwrap_or(0);
         self.run("sends to be taken again", |life| {
             waits.iter().all(|&sender| life.heard[sender].taken) || refusals(life) > bound
         })?;
@@ -411,14 +412,15 @@ impl Life<'_> {
         let begun = Instant::now();
         loop {
             self.hear()?;
-            if done(self) {
-                return Ok(());
-            }
             more(self)?;
             for device in 0..self.devices.len() {
                 if !self.devices[device].write() {
                     return Err(self.lost_connection(device)?.into());
                 }
+            }
+            // What is acknowledged has gone out with the rest.
+            if done(self) {
+                return Ok(());
             }
             if (self.plan.is_interrupted)() {
                 return Err(Interrupted.into());
@@ -551,9 +553,21 @@ impl Life<'_> {
         Ok(())
     }
 
-    /// A device of the same name that remembers nothing finds nothing waiting. Its acknowledgements are committed a while
-    /// after they were received, so it may have to look more than once.
+    /// A device of the same name that remembers nothing finds nothing waiting.
     fn check_empty(&mut self, of: DeviceId) -> anyhow::Result<()> {
+        let head = self.check_floor(of)?;
+        let expected = self.ledger.head(of);
+        if head != expected {
+            let name = self.devices[of].name();
+            let what = format!("{name} had {expected} places of its inbox, and the server knows {head}");
+            return Err(Finding::new(Kind::Lost, what).into());
+        }
+        Ok(())
+    }
+
+    /// What a device has acknowledged is committed; newer places may have come meanwhile. The head of its inbox. It may have to be
+    /// looked at more than once, for that is done a while after it was received.
+    fn check_floor(&mut self, of: DeviceId) -> anyhow::Result<u64> {
         let begun = Instant::now();
         let expected = self.ledger.head(of);
         loop {
@@ -570,20 +584,19 @@ impl Life<'_> {
                     return Err(Finding::new(Kind::Refused, format!("{} cannot log in", device.name())).into());
                 }
             };
-            if welcome.head != expected {
-                let (name, head) = (device.name(), welcome.head);
+            let (name, floor, head) = (device.name(), welcome.floor, welcome.head);
+            drop(device);
+            if head < expected {
                 let what = format!("{name} had {expected} places of its inbox, and the server knows {head}");
                 return Err(Finding::new(Kind::Lost, what).into());
             }
-            if welcome.floor == welcome.head {
-                return Ok(());
+            if floor >= expected {
+                return Ok(head);
             }
             if begun.elapsed() > PATIENCE {
-                let (name, count) = (device.name(), expected - welcome.floor);
-                let what = format!("the inbox of {name} has {count} places that were acknowledged");
+                let what = format!("the inbox of {name} has {} places that were acknowledged", expected - floor);
                 return Err(Finding::new(Kind::Stuck, what).into());
             }
-            drop(device);
             // The others' sessions go on meanwhile.
             self.run_for(LOOK_AGAIN)?;
         }

@@ -78,10 +78,11 @@ impl Space {
         &self.path
     }
 
-    /// Takes it out of the tree. Nobody may have a file of it open.
+    /// Takes it out of the tree. It is gone when nobody has a file of it open any more, which after a process was killed is when
+    /// the kernel has ended its rings.
     pub(crate) fn unmount(mut self) -> anyhow::Result<()> {
         self.is_mounted = false;
-        rustix::mount::unmount(&self.path, UnmountFlags::empty())
+        rustix::mount::unmount(&self.path, UnmountFlags::DETACH)
             .with_context(|| format!("unmount {}", self.path.display()))
     }
 }
