@@ -29,8 +29,18 @@ pub(crate) struct Weather {
     pub(crate) prepare_us: u64,
     pub(crate) prepare_fails_per_mille: u64,
     pub(crate) checkpoint_fails_per_mille: u64,
+    /// How often one that is in its place is answered as failed.
+    pub(crate) checkpoint_unsure_per_mille: u64,
     /// How often a crash leaves the newest checkpoint damaged.
     pub(crate) checkpoint_rots_per_mille: u64,
+    /// Segments for which the disk of a shard has space, all else included; 0 for one without an end.
+    pub(crate) space_segments: u32,
+    /// How often a flush, a segment or a piece of a checkpoint takes seconds.
+    pub(crate) slow_disk_per_mille: u64,
+    /// How often a block of a log write is on stable storage elsewhere.
+    pub(crate) misdirects_per_million: u64,
+    /// How often a start finds something that cannot be read, once.
+    pub(crate) read_fails_per_mille: u64,
     /// Mean time between two things that one client does.
     pub(crate) client_us: u64,
     pub(crate) payload_max: u64,
@@ -79,7 +89,12 @@ impl Weather {
             prepare_us: rng.pick(&[1_000, 20_000, 500_000]),
             prepare_fails_per_mille: calm(rng.pick(&[0, 100, 500])),
             checkpoint_fails_per_mille: calm(rng.pick(&[0, 50, 300])),
+            checkpoint_unsure_per_mille: calm(rng.pick(&[0, 0, 200])),
             checkpoint_rots_per_mille: calm(rng.pick(&[0, 0, 200])),
+            space_segments: calm(rng.pick(&[0, 0, 0, 6, 10])) as u32,
+            slow_disk_per_mille: calm(rng.pick(&[0, 0, 3])),
+            misdirects_per_million: calm(rng.pick(&[0, 3_000, 30_000])),
+            read_fails_per_mille: calm(rng.pick(&[0, 100, 300])),
             client_us: rng.pick(&[100, 400, 1500]),
             payload_max: rng.pick(&[64, 400, 3000, 60_000]),
             in_flight: rng.pick(&[1, 8, 24, 80]),

@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags};
 use whimbrel_client::{ChatKind, Content, Event};
 use whimbrel_wire::Code;
 
-use super::space::{Ballast, Want};
+use super::space::{Ballast, Want, free_bytes};
 use crate::cli::last_lines;
 use crate::device::Device;
 use crate::ledger::{DeviceId, Finding, Given, Kind, Ledger, MessageId};
@@ -46,6 +46,9 @@ const RETRIES_MAX: u64 = 200;
 
 /// The same after the device that was away has returned, with all that it has to fetch and the log to forget first.
 const DRAIN_RETRIES_MAX: u64 = 1000;
+
+/// Before each fill-up so much is free: what was delivered is gone from the disk, but for segments that are used again.
+const FREE_BYTES: u64 = 4 << 20;
 
 /// Payloads have so many bytes: a segment has room for some dozens.
 const PAYLOAD: (u64, u64) = (2_000, 40_000);
@@ -213,6 +216,10 @@ impl Life<'_> {
 
     /// Fills the disk and has space return.
     fn fill_up(&mut self) -> anyhow::Result<()> {
+        let space = self.plan.space;
+        self.run("the log to let go of what was delivered", |_| {
+            free_bytes(space).is_ok_and(|free| free >= FREE_BYTES)
+        })?;
         let first = self.ledger.next_id();
         self.devices[AWAY].disconnect();
         let want = [None, Some(Want::Bytes), Some(Want::Bytes), Some(Want::Files)][self.chance.index(4)];

@@ -15,10 +15,10 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
 /// Bytes of a tmpfs, and its files at most.
-const TMPFS: &std::ffi::CStr = c"size=20m,nr_inodes=64,mode=700";
+const TMPFS: &std::ffi::CStr = c"size=24m,nr_inodes=64,mode=700";
 
 /// Bytes of the image of an ext4. A part is the file system's own.
-const EXT4_BYTES: u64 = 28 << 20;
+const EXT4_BYTES: u64 = 32 << 20;
 
 /// Nothing is kept for root, as which this runs; few files; the smallest journal.
 const EXT4_OPTIONS: [&str; 11] = ["-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-N", "64", "-Jsize=4"];
@@ -96,6 +96,12 @@ impl Drop for Space {
             eprintln!("whimbrel-fulldisk: {} stays mounted: {error}", self.path.display());
         }
     }
+}
+
+/// Bytes that are free on the file system of a path.
+pub(crate) fn free_bytes(path: &Path) -> anyhow::Result<u64> {
+    let stat = rustix::fs::statvfs(path).with_context(|| format!("ask what is free on {}", path.display()))?;
+    Ok(stat.f_bavail * stat.f_frsize)
 }
 
 /// What is missing, if something is.
