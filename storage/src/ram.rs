@@ -54,6 +54,8 @@ pub struct RamDisk {
     pub faults: Faults,
     /// Bytes that it has for segments and checkpoints; without end if `None`. Others may take some and give them back.
     pub space_bytes: Option<u64>,
+    /// It can keep bytes for the next checkpoint, as not every file system can.
+    pub keeps_space: bool,
 }
 
 struct Segment {
@@ -74,6 +76,7 @@ impl RamDisk {
             reserved: 0,
             faults: Faults::default(),
             space_bytes: None,
+            keeps_space: true,
         }
     }
 
@@ -94,6 +97,9 @@ impl RamDisk {
         let files = CHECKPOINT_FILES - self.checkpoints.len().min(CHECKPOINT_FILES - 1);
         let wanted = (last_bytes as u64 + segment as u64 / RESERVE_PART) * files as u64;
         self.reserved += wanted.saturating_sub(self.reserved).min(self.free_bytes());
+        if !self.keeps_space {
+            self.reserved = 0;
+        }
     }
 
     /// Whether the read that begins now fails.
@@ -149,6 +155,7 @@ impl RamDisk {
         after.made = self.made;
         after.reserved = self.reserved;
         after.space_bytes = self.space_bytes;
+        after.keeps_space = self.keeps_space;
         after.checkpoints = self.checkpoints.clone();
         for (&id, segment) in &self.segments {
             let memory = segment.memory.copy();

@@ -42,6 +42,11 @@ impl Astray {
         (block != before).then_some(Astray { batch, meant, landed, block, before, is_followed: false })
     }
 
+    /// It is only missing where it was meant for.
+    pub(crate) fn nowhere(self) -> Astray {
+        Astray { landed: None, ..self }
+    }
+
     /// Another batch is on stable storage.
     pub(crate) fn followed_by(&mut self, write: &LogWrite) {
         let range = write.offset..write.offset + write.batch.as_ref().len() as u64;

@@ -48,8 +48,8 @@ fn is_noticed(opened: &Result<Shard, OpenError>) -> bool {
     matches!(opened, Err(OpenError::Log(Log::Rot { .. } | Log::Checkpoint { .. })))
 }
 
-/// Whether it failed for nothing but a read.
+/// Whether it may have failed for a read: also where another checkpoint is damaged, and this one would have served.
 fn is_unreadable(error: &OpenError) -> bool {
     use whimbrel_storage::OpenError as Log;
-    matches!(error, OpenError::Log(Log::Io { .. } | Log::CheckpointIo { .. }))
+    matches!(error, OpenError::Log(Log::Io { .. } | Log::CheckpointIo { .. } | Log::Checkpoint { .. }))
 }

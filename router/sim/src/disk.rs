@@ -55,6 +55,7 @@ impl SimDisk {
 
     /// Others take what is left of a disk that has an end, or give back what they have.
     pub(crate) fn share(&mut self, b: &mut Bottom) {
+        self.ram.keeps_space = b.weather.keeps_space;
         let all = u64::from(b.weather.space_segments) * u64::from(b.weather.segment_bytes);
         if b.healed || all == 0 {
             self.ram.space_bytes = None;
@@ -102,7 +103,7 @@ impl SimDisk {
             self.astray = Astray::new(write, &self.ram, &mut b.rng);
         }
         if b.fuse.fires(Plant::DiskMisdirects) {
-            self.astray = Astray::new(write, &self.ram, &mut b.rng);
+            self.astray = Astray::new(write, &self.ram, &mut b.rng).map(Astray::nowhere);
             // Power is gone before the next one.
             self.lied = self.astray.is_some();
         }

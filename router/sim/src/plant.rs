@@ -159,9 +159,11 @@ impl Plant {
             Plant::LaneSwaps => ("lane-swaps", "a lane carries two items in the other order", &[]),
             Plant::LaneDrops => ("lane-drops", "a lane loses an item", &[]),
             Plant::WrittenDrops => ("written-drops", "the ring never tells that a send was taken", &[]),
-            Plant::CheckpointSilent => {
-                ("checkpoint-silent", "a checkpoint is written and never answered", &[Check::NotForgotten])
-            }
+            Plant::CheckpointSilent => (
+                "checkpoint-silent",
+                "a checkpoint is written and never answered",
+                &[Check::NotForgotten, Check::Stuck],
+            ),
             Plant::CheckpointLost => ("checkpoint-lost", "a checkpoint is reported and is not there after all", &[]),
         };
         Facts { name, story, trips }

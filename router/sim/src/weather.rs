@@ -35,6 +35,8 @@ pub(crate) struct Weather {
     pub(crate) checkpoint_rots_per_mille: u64,
     /// Segments for which the disk of a shard has space, all else included; 0 for one without an end.
     pub(crate) space_segments: u32,
+    /// It can keep some of it for the next checkpoint.
+    pub(crate) keeps_space: bool,
     /// How often a flush, a segment or a piece of a checkpoint takes seconds.
     pub(crate) slow_disk_per_mille: u64,
     /// How often a block of a log write is on stable storage elsewhere.
@@ -92,8 +94,9 @@ impl Weather {
             checkpoint_unsure_per_mille: calm(rng.pick(&[0, 0, 200])),
             checkpoint_rots_per_mille: calm(rng.pick(&[0, 0, 200])),
             space_segments: calm(rng.pick(&[0, 0, 0, 6, 10])) as u32,
-            slow_disk_per_mille: calm(rng.pick(&[0, 0, 3])),
-            misdirects_per_million: calm(rng.pick(&[0, 3_000, 30_000])),
+            keeps_space: rng.per_mille(600),
+            slow_disk_per_mille: calm(rng.pick(&[0, 3, 20])),
+            misdirects_per_million: calm(rng.pick(&[0, 10_000, 50_000])),
             read_fails_per_mille: calm(rng.pick(&[0, 100, 300])),
             client_us: rng.pick(&[100, 400, 1500]),
             payload_max: rng.pick(&[64, 400, 3000, 60_000]),

@@ -70,10 +70,18 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Lines of the server's log that a finding comes with.
 const LOG_LINES: usize = 30;
 
+/// What can be planted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Fault {
+    /// Space is said to have returned, and has not
+    Kept,
+}
+
 /// What a life is given.
 #[derive(Clone, Copy)]
 pub(crate) struct Plan<'a> {
     pub(crate) seed: u64,
+    pub(crate) fault: Option<Fault>,
     pub(crate) fills: u64,
     pub(crate) program: &'a Path,
     /// On a disk that has space.
@@ -252,8 +260,12 @@ impl Life<'_> {
         self.heard = Default::default();
         match ballast {
             Some(ballast) if self.chance.per_mille(500) => {
-                ballast.release()?;
+                let kept = match self.plan.fault {
+                    Some(Fault::Kept) => Some(ballast),
+                    None => ballast.release().map(|()| None)?,
+                };
                 let most = self.until_taken(RETRIES_MAX)?;
+                drop(kept);
                 self.story.retries_max = self.story.retries_max.max(most);
                 self.connect(|device| device == AWAY)?;
             }

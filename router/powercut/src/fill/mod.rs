@@ -12,7 +12,7 @@ use anyhow::Context;
 use clap::Parser;
 use serde_json::json;
 
-use self::life::{Interrupted, Plan, Story, live};
+use self::life::{Fault, Interrupted, Plan, Story, live};
 use self::space::{Kind, Space};
 use crate::cli::{is_broken_pipe, say};
 use crate::{mount, server};
@@ -28,6 +28,9 @@ struct Cli {
     /// How often it is filled
     #[arg(long, value_name = "N", default_value_t = 10)]
     fills: u64,
+    /// A fault to be found: that the check can fail
+    #[arg(long, value_enum)]
+    plant: Option<Fault>,
     /// What chance begins with
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -43,6 +46,7 @@ const AFTER_HELP: &str = "\
 Examples:
   whimbrel-fulldisk --fs tmpfs --fills 5
   whimbrel-fulldisk --fs ext4 --fills 100 --json
+  whimbrel-fulldisk --fills 20 --plant kept   that it can fail
 
 Needs root, and for ext4 mkfs.ext4 and a loop device; without, it says so in one line and ends with 0. The exit code is 0 if
 nothing was found, 1 if something was, 2 if it could not be done, 130 if it was interrupted.";
@@ -86,6 +90,7 @@ fn carry_out(cli: &Cli) -> anyhow::Result<bool> {
     let begun = Instant::now();
     let plan = Plan {
         seed: cli.seed,
+        fault: cli.plant,
         fills: cli.fills,
         program: &program,
         directory: directory.path(),
@@ -108,7 +113,8 @@ fn carry_out(cli: &Cli) -> anyhow::Result<bool> {
     if let Some(finding) = &story.finding {
         eprint!("{}", story.log);
         eprintln!("found in fill {}: {finding}", story.fills + 1);
-        eprintln!("repeat: whimbrel-fulldisk --fs {} --fills {} --seed {}", cli.fs.name(), cli.fills, cli.seed);
+        let plant = cli.plant.map_or("", |Fault::Kept| " --plant kept");
+        eprintln!("repeat: whimbrel-fulldisk --fs {} --fills {} --seed {}{plant}", cli.fs.name(), cli.fills, cli.seed);
     }
     Ok(story.finding.is_none())
 }
