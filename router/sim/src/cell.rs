@@ -471,5 +471,5 @@ fn slow_us(b: &mut Bottom) -> u64 {
     if b.healed || !b.rng.per_mille(b.weather.slow_disk_per_mille) {
         return 0;
     }
-    b.rng.pick(&[300_000, 1_000_000, 4_000_000])
+    b.rng.pick(&[300_000, 1_000_000, 2_000_000])
 }

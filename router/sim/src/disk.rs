@@ -97,9 +97,8 @@ impl SimDisk {
 
     /// Writes a batch and flushes it. Of some a block is then on stable storage elsewhere.
     pub(crate) fn write(&mut self, write: &LogWrite, b: &mut Bottom) -> io::Result<()> {
-        if let Some(astray) = &mut self.astray {
-            astray.followed_by(write);
-        } else if !b.healed && b.rng.per_million(b.weather.misdirects_per_million) {
+        let before = self.astray.is_some();
+        if !before && !b.healed && b.rng.per_million(b.weather.misdirects_per_million) {
             self.astray = Astray::new(write, &self.ram, &mut b.rng);
         }
         if b.fuse.fires(Plant::DiskMisdirects) {
@@ -107,7 +106,14 @@ impl SimDisk {
             // Power is gone before the next one.
             self.lied = self.astray.is_some();
         }
-        self.write_straight(write, &mut b.fuse)
+        self.write_straight(write, &mut b.fuse)?;
+        if before
+            && !self.lied
+            && let Some(astray) = &mut self.astray
+        {
+            astray.followed_by(write);
+        }
+        Ok(())
     }
 
     fn write_straight(&mut self, write: &LogWrite, fuse: &mut Fuse) -> io::Result<()> {

@@ -109,7 +109,7 @@ impl Plant {
             Plant::DiskLies => (
                 "disk-lies",
                 "the disk reports a flush that it never made, and loses power before the next",
-                &[Check::Lost, Check::OutOfOrder, Check::Duplicate, Check::WrongAnswer, Check::Start],
+                &[Check::Lost, Check::OutOfOrder, Check::Duplicate, Check::WrongAnswer, Check::Start, Check::Phantom],
             ),
             Plant::DiskFlips => (
                 "disk-flips",
@@ -136,7 +136,12 @@ impl Plant {
                 "a full disk reports a segment that it has no bytes for; power takes it along",
                 &[Check::Start, Check::Lost, Check::OutOfOrder, Check::Duplicate, Check::WrongAnswer],
             ),
-            Plant::FlushSilent => ("flush-silent", "the ring never tells that a log write is flushed", &[Check::Stuck]),
+            Plant::FlushSilent => (
+                "flush-silent",
+                "the ring never tells that a log write is flushed",
+                // Where it was the last one, all that is left of it is that its segment stays.
+                &[Check::Stuck, Check::NotForgotten],
+            ),
             Plant::LaneFlips => {
                 ("lane-flips", "a bit of a message is flipped behind a lane", &[Check::Phantom, Check::WrongAnswer])
             }

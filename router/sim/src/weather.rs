@@ -91,13 +91,7 @@ impl Weather {
             prepare_us: rng.pick(&[1_000, 20_000, 500_000]),
             prepare_fails_per_mille: calm(rng.pick(&[0, 100, 500])),
             checkpoint_fails_per_mille: calm(rng.pick(&[0, 50, 300])),
-            checkpoint_unsure_per_mille: calm(rng.pick(&[0, 0, 200])),
             checkpoint_rots_per_mille: calm(rng.pick(&[0, 0, 200])),
-            space_segments: calm(rng.pick(&[0, 0, 0, 6, 10])) as u32,
-            keeps_space: rng.per_mille(600),
-            slow_disk_per_mille: calm(rng.pick(&[0, 3, 20])),
-            misdirects_per_million: calm(rng.pick(&[0, 10_000, 50_000])),
-            read_fails_per_mille: calm(rng.pick(&[0, 100, 300])),
             client_us: rng.pick(&[100, 400, 1500]),
             payload_max: rng.pick(&[64, 400, 3000, 60_000]),
             in_flight: rng.pick(&[1, 8, 24, 80]),
@@ -115,6 +109,12 @@ impl Weather {
             wall_jump_per_mille: calm(rng.pick(&[0, 5])),
             crumbs_per_mille: calm(rng.pick(&[0, 20, 100])),
             slow_per_mille: calm(rng.pick(&[0, 100, 400])),
+            checkpoint_unsure_per_mille: calm(rng.pick(&[0, 0, 200])),
+            space_segments: calm(rng.pick(&[0, 0, 0, 6, 10])) as u32,
+            keeps_space: rng.per_mille(600),
+            slow_disk_per_mille: calm(rng.pick(&[0, 0, 10])),
+            misdirects_per_million: calm(rng.pick(&[0, 10_000, 50_000])),
+            read_fails_per_mille: calm(rng.pick(&[0, 100, 300])),
         }
     }
 
