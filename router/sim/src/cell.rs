@@ -212,6 +212,8 @@ impl Cell {
                 }
             }
             Ready::Flushed => self.flushed(b)?,
+            // These flush as well.
+            Ready::Segment | Ready::Chore if self.disk.lied => self.power_fails = true,
             Ready::Segment | Ready::Chore => {
                 let done = match what {
                     Ready::Segment => self.chores.make_segment(&mut self.disk, b),
