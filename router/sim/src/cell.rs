@@ -435,7 +435,10 @@ impl Cell {
         self.tally(&mut b.stats);
         // What looked at segments is gone with the process.
         drop(self.shard);
-        std::mem::take(&mut self.chores).crash(&mut self.disk, b);
+        let chores = std::mem::take(&mut self.chores);
+        if !self.disk.lied {
+            chores.crash(&mut self.disk, b);
+        }
         if let Some(flush) = self.flush.take() {
             let _ = self.disk.write_unfinished(&flush.write, &mut b.rng);
         }
