@@ -17,6 +17,7 @@ pub const CHECKPOINT_MAGIC: &[u8] = b"whmbrlCP";
 const MAGIC: u64 = u64::from_le_bytes(*b"whmbrlCP");
 const HEADER_BYTES: usize = 64;
 const PIECE_HEADER_BYTES: usize = 8;
+const END_BYTES: usize = PIECE_HEADER_BYTES + 8;
 /// Stands for a length where no piece follows any more.
 const END: u32 = u32::MAX;
 
@@ -161,12 +162,11 @@ pub fn verify(bytes: &[u8], shard: u16, number: u64) -> Result<(Checkpoint, Piec
         let (len, crc) = (u32_at(rest, 0), u32_at(rest, 4));
         let seed = seed(number, pieces);
         if len == END {
-            let ended =
-                rest.len() == PIECE_HEADER_BYTES + 8 && crc == crc32c::crc32c_append(seed, &rest[PIECE_HEADER_BYTES..]);
-            if !ended {
+            let (end, behind) = rest.split_at_checked(END_BYTES).ok_or(damaged)?;
+            if crc != crc32c::crc32c_append(seed, &end[PIECE_HEADER_BYTES..]) || behind.iter().any(|byte| *byte != 0) {
                 return Err(damaged);
             }
-            let through = u64_at(rest, PIECE_HEADER_BYTES);
+            let through = u64_at(end, PIECE_HEADER_BYTES);
             return Ok((checkpoint, Pieces { rest: &bytes[HEADER_BYTES..at], through }));
         }
         let piece = rest.get(PIECE_HEADER_BYTES..PIECE_HEADER_BYTES + len as usize).ok_or(damaged)?;
@@ -255,6 +255,8 @@ mod tests {
         }
         let mut longer = bytes.clone();
         longer.push(0);
+        assert!(verify(&longer, 2, 7).is_ok(), "zeros may follow: the rest of a file that was longer");
+        longer.push(1);
         assert!(verify(&longer, 2, 7).is_err());
         assert_eq!(verify(&bytes, 3, 7).unwrap_err(), BadCheckpoint::Foreign { shard: 2, number: 7 });
         assert_eq!(verify(&bytes, 2, 8).unwrap_err(), BadCheckpoint::Foreign { shard: 2, number: 7 });

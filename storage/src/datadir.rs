@@ -8,7 +8,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
@@ -27,6 +27,9 @@ pub const DATA_FORMAT_OLDEST: u32 = 1;
 
 const IDENTITY: &str = "whimbrel.json";
 pub(crate) const LOCK: &str = "lock";
+
+/// Digits of the largest pid.
+const PID_WIDTH: usize = 10;
 
 /// What a data directory is made with and keeps for its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +89,14 @@ pub enum DataDirError {
          (it must be readable and writable by this user and on a writable file system)"
     )]
     Permission {
+        /// What was tried.
+        doing: &'static str,
+        /// On what.
+        path: PathBuf,
+    },
+    /// The file system is full.
+    #[error("no space left to {doing} {path}: make room on its file system, then start again; nothing is lost")]
+    Full {
         /// What was tried.
         doing: &'static str,
         /// On what.
@@ -218,10 +229,16 @@ impl DataDir {
 /// and the directory synced.
 pub fn write_atomic(directory: &Path, name: &str, contents: &[u8]) -> io::Result<()> {
     let tmp = directory.join(format!(".{name}.tmp"));
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&tmp)?;
-    file.write_all(contents)?;
-    file.sync_all()?;
-    fs::rename(&tmp, directory.join(name))?;
+    let written = || {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&tmp)?;
+        file.write_all(contents)?;
+        file.sync_all()?;
+        fs::rename(&tmp, directory.join(name))
+    };
+    written().inspect_err(|_| {
+        // What cannot be removed now is written over by the next one.
+        let _ = fs::remove_file(&tmp);
+    })?;
     sync_directory(directory)
 }
 
@@ -242,7 +259,7 @@ fn make_directory(path: &Path) -> Result<(), DataDirError> {
 
 fn lock(directory: &Path) -> Result<File, DataDirError> {
     let path = directory.join(LOCK);
-    let mut file = OpenOptions::new()
+    let file = OpenOptions::new()
         .read(true)
         .write(true)
         .create(true)
@@ -258,8 +275,13 @@ fn lock(directory: &Path) -> Result<File, DataDirError> {
         }
         Err(error) => return Err(failed("lock", &path, error.into())),
     }
-    let pid = format!("{}\n", std::process::id());
-    file.set_len(0).and_then(|()| file.write_all(pid.as_bytes())).map_err(|error| failed("write", &path, error))?;
+    // Over what stood there, and of one length: that needs no space on a disk that has none.
+    let pid = format!("{:<PID_WIDTH$}\n", std::process::id());
+    match file.write_all_at(pid.as_bytes(), 0) {
+        // It is for who finds the directory locked, and no reason not to start.
+        Err(error) if error.kind() == io::ErrorKind::StorageFull => {}
+        written => written.map_err(|error| failed("write", &path, error))?,
+    }
     Ok(file)
 }
 
@@ -344,6 +366,7 @@ fn failed(doing: &'static str, path: &Path, source: io::Error) -> DataDirError {
     match source.kind() {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => DataDirError::Permission { doing, path },
         io::ErrorKind::NotADirectory => DataDirError::NotADirectory { path },
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => DataDirError::Full { doing, path },
         _ => DataDirError::Io { doing, path, source },
     }
 }
@@ -359,6 +382,8 @@ mod tests {
             assert!(error.to_string().contains("no permission to open /data/lock: run as"), "{error}");
         }
         let error = failed("write", Path::new("/data/lock"), Errno::NOSPC.into());
-        assert!(error.to_string().contains("cannot write /data/lock: No space left"), "{error}");
+        assert!(error.to_string().contains("no space left to write /data/lock: make room"), "{error}");
+        let error = failed("write", Path::new("/data/lock"), Errno::IO.into());
+        assert!(error.to_string().contains("cannot write /data/lock: Input/output error"), "{error}");
     }
 }

@@ -1,7 +1,7 @@
 //! Segments as files: `DIR/shard-N/NNNNNNNNNN.seg`. Its calls block: they belong at the start or on a background thread.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, IoSlice, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -14,6 +14,12 @@ use crate::{Disk, SegmentId, mapping};
 
 /// Zeros are written in pieces of this size.
 const ZEROS_BYTES: usize = 256 << 10;
+
+/// Files of checkpoints: the two that are kept, and one that is being written.
+const CHECKPOINT_FILES: usize = 3;
+
+/// What the file of a checkpoint that is being written ends with.
+const CHECKPOINT_TMP: &str = ".ckpt.tmp";
 
 /// The segment files of one shard. A clone is another handle of the same files, to make segments on another thread:
 /// [`FileDisk::create_segment`].
@@ -35,14 +41,20 @@ impl FileDisk {
         }
         // A process that was killed in between may have made names that no directory keeps.
         sync_directory(data)?;
-        for entry in fs::read_dir(&directory)? {
+        let disk = FileDisk { directory, shard };
+        for entry in fs::read_dir(&disk.directory)? {
             let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == "tmp") {
+            if path.extension().is_none_or(|extension| extension != "tmp") {
+                continue;
+            }
+            if path.to_str().is_some_and(|path| path.ends_with(CHECKPOINT_TMP)) {
+                disk.keep_as_reserve(&path)?;
+            } else {
                 fs::remove_file(path)?;
             }
         }
-        sync_directory(&directory)?;
-        Ok(FileDisk { directory, shard })
+        sync_directory(&disk.directory)?;
+        Ok(disk)
     }
 
     /// Makes a segment: see [`Disk::create`].
@@ -94,15 +106,32 @@ impl FileDisk {
         sync_directory(&self.directory)
     }
 
-    /// Begins the file of a checkpoint, under a name by which it does not count.
+    /// Begins the file of a checkpoint, under a name by which it does not count: a reserve becomes it, if there is one.
     pub fn begin_checkpoint(&self, number: u64) -> io::Result<File> {
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(self.checkpoint_tmp(number))
+        let tmp = self.checkpoint_tmp(number);
+        let reserve = self.reserves().into_iter().find(|reserve| reserve.exists());
+        match reserve {
+            Some(reserve) => {
+                fs::rename(reserve, &tmp)?;
+                OpenOptions::new().write(true).open(tmp)
+            }
+            None => OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(tmp),
+        }
+    }
+
+    /// Keeps so many bytes of the disk for the next checkpoint, so that it can be written where no other space is left: then what
+    /// it lets go of is space again. Before there are two, which takes two of them, it is kept for these too.
+    pub fn reserve_checkpoint(&self, size_bytes: u64) -> io::Result<()> {
+        let wanted = CHECKPOINT_FILES - self.checkpoint_numbers()?.len().min(CHECKPOINT_FILES - 1);
+        let (there, free): (Vec<_>, Vec<_>) = self.reserves().into_iter().partition(|reserve| reserve.exists());
+        there.iter().chain(&free).take(wanted).try_for_each(|reserve| allocate(reserve, size_bytes))
     }
 
     /// Puts a checkpoint, all of which is written to its file, in its place: synced, read back from the disk and verified,
-    /// renamed, the directory synced. Removes those with numbers below `keep_from`.
+    /// renamed, the directory synced. Those with numbers below `keep_from` go; reserves are made of them.
     pub fn finish_checkpoint(&self, file: &File, number: u64, keep_from: u64) -> io::Result<()> {
         let tmp = self.checkpoint_tmp(number);
+        end_file(file)?;
         file.sync_all()?;
         // What is read next comes from the disk and not from the cache, where the kernel does as it is asked.
         let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
@@ -112,15 +141,29 @@ impl FileDisk {
         let mut old = self.checkpoint_numbers()?;
         old.retain(|old| *old < keep_from);
         for number in &old {
-            fs::remove_file(self.checkpoint_path(*number))?;
+            self.keep_as_reserve(&self.checkpoint_path(*number))?;
         }
         if old.is_empty() { Ok(()) } else { sync_directory(&self.directory) }
     }
 
     /// Gives up a checkpoint that was begun.
     pub fn abandon_checkpoint(&self, number: u64) {
-        // What cannot be removed now is at the next start.
-        let _ = fs::remove_file(self.checkpoint_tmp(number));
+        // What cannot be renamed now is at the next start.
+        let _ = self.keep_as_reserve(&self.checkpoint_tmp(number));
+    }
+
+    /// Where bytes are kept for checkpoints.
+    fn reserves(&self) -> [PathBuf; CHECKPOINT_FILES] {
+        std::array::from_fn(|number| self.directory.join(format!("{number}.reserve")))
+    }
+
+    /// Makes a reserve of a file that is not needed, or removes it if there are enough. What stands in it is written over: no
+    /// payload ever does.
+    fn keep_as_reserve(&self, path: &Path) -> io::Result<()> {
+        match self.reserves().into_iter().find(|reserve| !reserve.exists()) {
+            Some(reserve) => fs::rename(path, reserve),
+            None => fs::remove_file(path),
+        }
     }
 
     fn checkpoint_path(&self, number: u64) -> PathBuf {
@@ -128,7 +171,7 @@ impl FileDisk {
     }
 
     fn checkpoint_tmp(&self, number: u64) -> PathBuf {
-        self.directory.join(format!("{number:010}.ckpt.tmp"))
+        self.directory.join(format!("{number:010}{CHECKPOINT_TMP}"))
     }
 
     fn checkpoint_numbers(&self) -> io::Result<Vec<u64>> {
@@ -175,14 +218,8 @@ impl FileDisk {
         self.fill_with_zeros(file, used.min(size_bytes), id, size_bytes)
     }
 
-    fn fill_with_zeros(&self, mut file: File, zeros_bytes: u32, id: SegmentId, size_bytes: u32) -> io::Result<()> {
-        let zeros = vec![0; ZEROS_BYTES];
-        let mut left = zeros_bytes as usize;
-        while left > 0 {
-            let piece = left.min(zeros.len());
-            file.write_all(&zeros[..piece])?;
-            left -= piece;
-        }
+    fn fill_with_zeros(&self, file: File, zeros_bytes: u32, id: SegmentId, size_bytes: u32) -> io::Result<()> {
+        write_zeros(&file, u64::from(zeros_bytes))?;
         let generation = random()?;
         let header = SegmentHeader { shard: self.shard, id, size_bytes, generation };
         file.write_all_at(&header.encode(), 0)?;
@@ -240,6 +277,37 @@ impl Disk for FileDisk {
         fs::rename(&path, path.with_extension("ckpt.bad"))?;
         sync_directory(&self.directory)
     }
+}
+
+/// Makes the disk keep at least so many bytes for a file, which is not longer by that.
+fn allocate(path: &Path, size_bytes: u64) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    match rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, size_bytes) {
+        Ok(()) => Ok(()),
+        Err(Errno::OPNOTSUPP) => {
+            let there = file.seek(SeekFrom::End(0))?;
+            write_zeros(&file, size_bytes.saturating_sub(there))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Behind what was written to a file zeros are written over what stood there before. It is made shorter only if that is much, for
+/// then it has no bytes of the disk kept any more.
+fn end_file(mut file: &File) -> io::Result<()> {
+    let (end, length) = (file.stream_position()?, file.metadata()?.len());
+    if length > 4 * end + ZEROS_BYTES as u64 { file.set_len(end) } else { write_zeros(file, length - end) }
+}
+
+fn write_zeros(mut file: &File, size_bytes: u64) -> io::Result<()> {
+    let zeros = vec![0; ZEROS_BYTES];
+    let mut left = size_bytes;
+    while left > 0 {
+        let piece = left.min(ZEROS_BYTES as u64);
+        file.write_all(&zeros[..piece as usize])?;
+        left -= piece;
+    }
+    Ok(())
 }
 
 /// Writes and flushes in one call where the kernel can, in two where it cannot.

@@ -381,6 +381,13 @@ impl Log {
         self.segments.next().0 <= self.tail_segment.0 + self.options.spares
     }
 
+    /// Bytes that batches can be placed in before another segment has to be prepared: the rest of the one that is filled, and
+    /// the spares.
+    pub fn prepared_bytes(&self) -> u64 {
+        let segments = self.segments.next().0.saturating_sub(self.tail_segment.0);
+        (u64::from(segments) * u64::from(self.options.segment_size)).saturating_sub(u64::from(self.tail_offset))
+    }
+
     /// Bytes of all segments that are there.
     pub fn bytes_on_disk(&self) -> u64 {
         self.segments.count() as u64 * u64::from(self.options.segment_size)

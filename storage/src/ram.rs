@@ -31,7 +31,15 @@ pub struct Faults {
     pub flush: bool,
     /// Segments are not made, for there is no space.
     pub create: bool,
+    /// Of the segments and checkpoints that are read from now on this one, counted from 0, cannot be: once.
+    pub read: Option<u32>,
 }
+
+/// Beside the bytes of the last checkpoint this part of a segment is kept for the next, as a server does.
+const RESERVE_PART: u64 = 4;
+
+/// And so for the two that are kept, before they are there.
+const CHECKPOINT_FILES: usize = 3;
 
 /// See the [module](self).
 pub struct RamDisk {
@@ -40,8 +48,14 @@ pub struct RamDisk {
     made: u64,
     segments: BTreeMap<SegmentId, Segment>,
     checkpoints: BTreeMap<u64, Vec<u8>>,
+    /// Bytes that are kept for the next checkpoint.
+    reserved: u64,
     /// What fails, until it is set otherwise.
     pub faults: Faults,
+    /// Bytes that it has for segments and checkpoints; without end if `None`. Others may take some and give them back.
+    pub space_bytes: Option<u64>,
+    /// It can keep bytes for the next checkpoint, as not every file system can.
+    pub keeps_space: bool,
 }
 
 struct Segment {
@@ -59,8 +73,40 @@ impl RamDisk {
             made: 0,
             segments: BTreeMap::new(),
             checkpoints: BTreeMap::new(),
+            reserved: 0,
             faults: Faults::default(),
+            space_bytes: None,
+            keeps_space: true,
         }
+    }
+
+    /// Bytes of segments and checkpoints, and what is kept for the next one.
+    pub fn used_bytes(&self) -> u64 {
+        let segments: usize = self.segments.values().map(|segment| segment.memory.all().len()).sum();
+        let checkpoints: usize = self.checkpoints.values().map(Vec::len).sum();
+        (segments + checkpoints) as u64 + self.reserved
+    }
+
+    fn free_bytes(&self) -> u64 {
+        self.space_bytes.map_or(u64::MAX, |space| space.saturating_sub(self.used_bytes()))
+    }
+
+    /// Keeps as much of what is free for the next checkpoint as it may need.
+    fn reserve(&mut self, last_bytes: usize) {
+        let segment = self.segments.values().next().map_or(0, |segment| segment.memory.all().len());
+        let files = CHECKPOINT_FILES - self.checkpoints.len().min(CHECKPOINT_FILES - 1);
+        let wanted = (last_bytes as u64 + segment as u64 / RESERVE_PART) * files as u64;
+        self.reserved += wanted.saturating_sub(self.reserved).min(self.free_bytes());
+        if !self.keeps_space {
+            self.reserved = 0;
+        }
+    }
+
+    /// Whether the read that begins now fails.
+    fn fails_to_read(&mut self) -> bool {
+        let left = self.faults.read;
+        self.faults.read = left.and_then(|left| left.checked_sub(1));
+        left == Some(0)
     }
 
     /// Writes bytes that are visible at once and on stable storage only after a flush.
@@ -107,6 +153,9 @@ impl RamDisk {
     pub fn crash(&self, survives: &mut dyn FnMut(SegmentId, u32) -> bool) -> RamDisk {
         let mut after = RamDisk::new(self.shard, self.seed);
         after.made = self.made;
+        after.reserved = self.reserved;
+        after.space_bytes = self.space_bytes;
+        after.keeps_space = self.keeps_space;
         after.checkpoints = self.checkpoints.clone();
         for (&id, segment) in &self.segments {
             let memory = segment.memory.copy();
@@ -118,6 +167,11 @@ impl RamDisk {
             after.segments.insert(id, Segment { memory: Arc::new(memory), unflushed: BTreeMap::new() });
         }
         after
+    }
+
+    fn map(&mut self, id: SegmentId) -> io::Result<Bytes> {
+        let memory = Arc::clone(&segment(&mut self.segments, id)?.memory);
+        Ok(Bytes::from_owner(Mapping(memory)))
     }
 
     /// Turns one bit over, as rot does: in what is read and in what is on stable storage.
@@ -145,8 +199,17 @@ impl RamDisk {
             return Err(eio("write"));
         }
         crate::verify_checkpoint(&bytes, self.shard, number).map_err(io::Error::other)?;
+        let bytes_len = bytes.len();
+        if bytes_len as u64 > self.reserved.saturating_add(self.free_bytes()) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.reserved = self.reserved.saturating_sub(bytes_len as u64);
         self.checkpoints.insert(number, bytes);
-        self.checkpoints.retain(|number, _| *number >= keep_from);
+        // The file of one that goes is kept for the next.
+        while let Some(old) = self.checkpoints.first_entry().filter(|old| *old.key() < keep_from) {
+            self.reserved += old.remove().len() as u64;
+        }
+        self.reserve(bytes_len);
         Ok(())
     }
 
@@ -167,6 +230,17 @@ impl RamDisk {
         self.segments.keys().copied()
     }
 
+    /// Bytes of a segment as they are read now, if all of them are there.
+    pub fn read(&self, id: SegmentId, offset: u32, len: u32) -> Option<Vec<u8>> {
+        let bytes = self.segments.get(&id)?.memory.all();
+        bytes.get(offset as usize..offset as usize + len as usize).map(<[u8]>::to_vec)
+    }
+
+    /// Bytes that a segment has.
+    pub fn size_bytes(&self, id: SegmentId) -> Option<u32> {
+        self.segments.get(&id).map(|segment| segment.memory.all().len() as u32)
+    }
+
     /// All bytes of a segment as they are read now.
     pub fn contents(&self, id: SegmentId) -> Option<Vec<u8>> {
         self.segments.get(&id).map(|segment| segment.memory.all().to_vec())
@@ -179,7 +253,7 @@ impl Disk for RamDisk {
     }
 
     fn create(&mut self, id: SegmentId, size_bytes: u32) -> io::Result<Bytes> {
-        if self.faults.create {
+        if self.faults.create || u64::from(size_bytes) > self.free_bytes() {
             return Err(io::ErrorKind::StorageFull.into());
         }
         if self.segments.contains_key(&id) {
@@ -191,7 +265,10 @@ impl Disk for RamDisk {
         let memory = Arc::new(Memory::new(size_bytes as usize));
         memory.write(0, &header.encode());
         self.segments.insert(id, Segment { memory, unflushed: BTreeMap::new() });
-        self.open(id, true)
+        if self.checkpoints.is_empty() {
+            self.reserve(0);
+        }
+        self.map(id)
     }
 
     /// # Panics
@@ -202,7 +279,11 @@ impl Disk for RamDisk {
         let is_zero = unused.chunks(PAGE_BYTES as usize).all(crate::layout::is_zero);
         assert!(is_zero, "segment {old} was used behind {used}");
         self.remove(old)?;
-        self.create(id, size_bytes)
+        // Nobody else gets its bytes in between.
+        let space_bytes = self.space_bytes.take();
+        let made = self.create(id, size_bytes);
+        self.space_bytes = space_bytes;
+        made
     }
 
     fn remove(&mut self, id: SegmentId) -> io::Result<()> {
@@ -213,8 +294,7 @@ impl Disk for RamDisk {
     }
 
     fn open(&mut self, id: SegmentId, _populate: bool) -> io::Result<Bytes> {
-        let memory = Arc::clone(&segment(&mut self.segments, id)?.memory);
-        Ok(Bytes::from_owner(Mapping(memory)))
+        if self.fails_to_read() { Err(eio("read")) } else { self.map(id) }
     }
 
     fn write(&mut self, id: SegmentId, offset: u32, bytes: &[u8]) -> io::Result<()> {
@@ -231,6 +311,9 @@ impl Disk for RamDisk {
     }
 
     fn read_checkpoint(&mut self, number: u64) -> io::Result<Vec<u8>> {
+        if self.fails_to_read() {
+            return Err(eio("read"));
+        }
         self.checkpoints.get(&number).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 

@@ -270,7 +270,7 @@ impl Shard {
             // Another shard's session asks, which is told to go away in a moment.
             return Some(Code::NotReady);
         }
-        if self.disk_full {
+        if self.lacks_space() {
             return Some(Code::StorageFull);
         }
         let full = self.gathered_bytes > self.config.bounds.gather_max_bytes
@@ -290,7 +290,7 @@ impl Shard {
             creating.requests.push(request);
             return;
         }
-        if self.disk_full {
+        if self.lacks_space() {
             return self.refuse(fx, &request, Code::StorageFull, "");
         }
         if self.creating.len() >= CREATING_MAX || self.gathered_bytes > self.config.bounds.gather_max_bytes {

@@ -43,7 +43,10 @@ impl Shard {
     fn has_room_for_fan_out(&self) -> bool {
         // Above what sends may take: what was accepted comes through also where nothing new is.
         let gather_max = self.config.bounds.gather_max_bytes + self.config.bounds.gather_max_bytes / 2;
-        self.gathered_bytes <= gather_max && self.pointers < self.config.bounds.inbox_pointers
+        // On a full disk the last segment is for acknowledgements, by which there is space again.
+        self.gathered_bytes <= gather_max
+            && self.pointers < self.config.bounds.inbox_pointers
+            && !self.has_only_reserve()
     }
 
     /// Whether some device of these users has more waiting than its share. On a crowded shard their chat waits, and those of

@@ -31,6 +31,8 @@ pub enum LaneItem {
     AskUsers(Box<AskUsers>),
     /// The answer.
     UsersKnown(Box<UsersKnown>),
+    /// This shard has no space for new messages, and all share one disk. It says so again and again while it is so.
+    NoSpace,
 }
 
 /// A client's request for a chat, from a session that is logged in.

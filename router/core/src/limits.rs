@@ -105,6 +105,10 @@ pub const EMPTY_SEGMENTS_MAX: usize = 64;
 /// See [`EMPTY_SEGMENTS_MAX`].
 pub const EMPTY_PLACES_MAX: usize = 2 << 20;
 
+/// So long after a shard said that it has no space the others take nothing new either: a few times as long as it takes to say
+/// so again, which it does with Raft's tick.
+pub const NO_SPACE_US: u64 = 500 * MS;
+
 /// Raft's tick.
 pub const RAFT_TICK_US: u64 = 100 * MS;
 
@@ -172,4 +176,5 @@ const _: () = {
     assert!(wire::FRAME_MAX_BYTES * 16 <= 4 * 1024 * 1024);
     assert!(ACK_GATHER_US * 2 <= 1000 * MS);
     assert!(EMPTY_AGE_STEPS + 3 < FORGET_STEPS);
+    assert!(NO_SPACE_US >= 3 * RAFT_TICK_US);
 };

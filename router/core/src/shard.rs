@@ -12,9 +12,10 @@ use crate::checkpoint::{ColdReads, Rounds, Sweep};
 use crate::conn::Conn;
 use crate::counters::Counters;
 use crate::emptying::Emptying;
-use crate::ids::{ChatId, PartitionId};
+use crate::ids::{ChatId, PartitionId, ShardId};
 use crate::io::{Effect, Effects, Fatal, Input, Now, ShardConfig};
 use crate::lane::LaneItem;
+use crate::limits;
 use crate::outbox::{Lanes, TargetRef};
 use crate::recover::{self, Found};
 use crate::replicate::{Pace, Partition, Persisting};
@@ -96,9 +97,11 @@ pub struct Shard {
     pub(crate) cold: ColdReads,
     pub(crate) emptying: Emptying,
     pub(crate) segment_bytes: u32,
-    /// The last segment that was wanted could not be made. The spares that are left are for acknowledgements, and for the
-    /// fan-out of what was accepted: nothing new is.
+    /// A segment that was wanted could not be made, and there are fewer spares than should be. Those that are left are for
+    /// acknowledgements, and for the fan-out of what was accepted: nothing new is.
     pub(crate) disk_full: bool,
+    /// Until when the same is taken for granted of another shard, on the monotone clock.
+    pub(crate) no_space_until_us: u64,
     pub(crate) stopping: bool,
     stopped: bool,
     /// What waits was seen to be there, once all partitions served.
@@ -108,7 +111,9 @@ pub struct Shard {
 
 impl Shard {
     /// Reads the log and sets up the groups; what the log holds is applied in the first turns.
-    pub fn open(config: ShardConfig, options: LogOptions, disk: &mut dyn Disk) -> Result<Shard, OpenError> {
+    pub fn open(mut config: ShardConfig, options: LogOptions, disk: &mut dyn Disk) -> Result<Shard, OpenError> {
+        // What is accepted has to fit what is kept for it on a full disk, also where segments are small.
+        config.bounds.gather_max_bytes = config.bounds.gather_max_bytes.min(options.segment_size as usize);
         let held = (config.shard.0..config.partitions).step_by(usize::from(config.shards)).count();
         let hash = |salt: u64| {
             RandomState::with_seeds(config.seed, config.seed.rotate_left(17) ^ salt, 0x9E37_79B9_7F4A_7C15, salt)
@@ -165,6 +170,7 @@ impl Shard {
             emptying: Emptying::default(),
             segment_bytes: options.segment_size,
             disk_full: false,
+            no_space_until_us: 0,
             stopping: false,
             stopped: false,
             is_whole: false,
@@ -201,12 +207,15 @@ impl Shard {
             }
             Input::SegmentReady { segment, mapping } => {
                 self.log.segment_ready(segment, mapping);
-                self.disk_full = false;
+                self.disk_full &= self.log.lacks_spares();
             }
             Input::SegmentFailed { segment } => {
                 self.log.segment_failed(segment);
                 // One that was only to be used again is not missed.
-                self.disk_full = self.log.lacks_spares();
+                if self.log.lacks_spares() && !self.disk_full {
+                    self.disk_full = true;
+                    self.say_no_space(fx);
+                }
             }
             Input::CheckpointTaken { number } => self.on_checkpoint_taken(number),
             Input::CheckpointWritten { number } => self.on_checkpoint_written(number),
@@ -257,6 +266,7 @@ impl Shard {
             LaneItem::Confirm(confirm) => self.on_confirm(fx, confirm),
             LaneItem::AskUsers(ask) => self.on_ask_users(fx, &ask),
             LaneItem::UsersKnown(known) => self.on_users_known(fx, &known),
+            LaneItem::NoSpace => self.no_space_until_us = self.now.mono_us + limits::NO_SPACE_US,
         }
     }
 
@@ -267,6 +277,27 @@ impl Shard {
             self.is_whole = true;
             if self.log.missing().is_some() {
                 fx.list.push(Effect::Fatal(Fatal::SegmentLost));
+            }
+        }
+    }
+
+    /// Whether there is no space for anything new, here or on another shard: what one accepts another may have to store.
+    pub(crate) fn lacks_space(&self) -> bool {
+        self.disk_full || self.now.mono_us < self.no_space_until_us
+    }
+
+    /// Whether what is kept for acknowledgements is all that is left.
+    pub(crate) fn has_only_reserve(&self) -> bool {
+        self.disk_full && self.log.prepared_bytes() < u64::from(self.segment_bytes)
+    }
+
+    /// Tells the other shards that there is no space.
+    pub(crate) fn say_no_space(&mut self, fx: &mut Effects) {
+        let own = self.config.shard;
+        for to in (0..self.config.shards).map(ShardId).filter(|to| *to != own) {
+            // Where it finds no room it is said again with the next tick.
+            if self.lanes.is_open(fx, to) {
+                self.tell(fx, to, LaneItem::NoSpace);
             }
         }
     }

@@ -36,6 +36,9 @@ impl Shard {
             // What was released since the last checkpoint may be all that kept a segment.
             self.log.retire();
             self.forget_stale_creations(fx);
+            if self.disk_full {
+                self.say_no_space(fx);
+            }
         }
         if self.stopping || self.timers.acks_us.is_some_and(|due| now_us >= due) {
             self.commit_acks();

@@ -30,6 +30,8 @@ struct Node {
     /// The most bytes of frames that one turn had.
     turn_bytes_max: usize,
     lane_room: usize,
+    /// No segment can be made.
+    disk_full: bool,
     builder: Builder,
 }
 
@@ -51,6 +53,7 @@ impl Node {
             checkpoint: Vec::new(),
             turn_bytes_max: 0,
             lane_room: 4096,
+            disk_full: false,
             builder: Builder::default(),
         };
         node.turns(50);
@@ -94,6 +97,9 @@ impl Node {
                         again = true;
                         self.disk.write(write.segment, write.offset as u32, write.batch.as_ref()).unwrap();
                         self.tell(Input::LogWritten { write: write.id });
+                    }
+                    Effect::PrepareSegment { segment, .. } if self.disk_full => {
+                        self.tell(Input::SegmentFailed { segment });
                     }
                     Effect::PrepareSegment { segment, reuse } => {
                         again = true;
@@ -305,4 +311,63 @@ fn a_node_with_confirmations_due_stops() {
     }
     node.turns(2);
     assert!(node.stopped);
+}
+
+#[test]
+fn a_full_disk_keeps_its_last_segment_for_acknowledgements_and_all_shards_refuse() {
+    let mut node = Node::new(2, Bounds::default());
+    // Of partitions that this shard has.
+    let here = |user: &&str| route::partition_of_user(&name(user), 16).0.is_multiple_of(2);
+    let users = ["alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi", "ivan", "judy"];
+    let (pairs, users): (Vec<_>, Vec<_>) = {
+        let users: Vec<&str> = users.into_iter().filter(here).collect();
+        let is_here = |(a, b): &(&str, &str)| {
+            route::partition_of_chat(route::direct_chat(&name(a), &name(b)), 16).0.is_multiple_of(2)
+        };
+        let pairs = users.iter().flat_map(|a| users.iter().map(move |b| (*a, *b))).filter(|(a, b)| a < b);
+        (pairs.filter(is_here).collect(), users)
+    };
+    let (from, to) = *pairs.first().unwrap();
+    assert!(users.len() >= 2);
+    let (sender, reader) = (node.log_in(0, from, 1), node.log_in(1, to, 1));
+    node.turn();
+    let chat = node.pair(sender, from, to);
+    node.disk_full = true;
+    let mut number = 0;
+    while node.shard.counters().refused_for(Code::StorageFull) == 0 {
+        number += 1;
+        node.send(sender, chat, number, &[7; 30_000]);
+        assert!(number < 1000, "three segments cannot hold so much");
+    }
+    let stored = node.count(sender, Kind::Sent);
+    // It says so at once, and again.
+    node.now.mono_us += 1_000_000;
+    node.turns(2);
+    let said = node.to_lanes.iter().filter(|item| matches!(item, LaneItem::NoSpace)).count();
+    assert!(said >= 2, "{said}");
+    // All that was stored is delivered, and acknowledgements are committed.
+    for _ in 0..stored {
+        let delivered = node.count(reader, Kind::Deliver) as u64;
+        node.say(reader, |b, out| b.ack(out, delivered));
+        node.turns(2);
+    }
+    assert_eq!(node.count(reader, Kind::Deliver), stored + 1, "the making of the chat came first");
+    node.now.mono_us += 1_000_000;
+    node.turns(3);
+    assert_eq!(node.shard.waiting(), 0);
+
+    // Space returns, and the other shard has none yet.
+    node.disk_full = false;
+    node.now.mono_us += 1_000_000;
+    node.tell(Input::Lane { from: ShardId(1), item: LaneItem::NoSpace });
+    node.turns(3);
+    let refused = node.shard.counters().refused_for(Code::StorageFull);
+    node.send(sender, chat, number, b"too soon");
+    node.turn();
+    assert_eq!(node.shard.counters().refused_for(Code::StorageFull), refused + 1, "another shard has no space");
+    node.now.mono_us += 1_000_000;
+    node.turn();
+    node.send(sender, chat, number, b"at last");
+    node.turn();
+    assert_eq!(node.count(sender, Kind::Sent), stored + 1);
 }

@@ -74,8 +74,8 @@ enum Command {
     },
 }
 
-/// Runs the program and gives its exit code.
-pub(crate) fn main() -> i32 {
+/// Runs `whimbrel-powercut` and gives its exit code.
+pub fn main() -> i32 {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -193,16 +193,16 @@ fn one(seed: u64, cuts: u64, plant: Option<Plant>, program: &Path) -> anyhow::Re
         tempfile::Builder::new().prefix("whimbrel-powercut-").tempdir().context("make a temporary directory")?;
     let story = live(Plan { seed, cuts, plant, program, directory: directory.path() })?;
     let log = match &story.finding {
-        Some(_) => last_lines(&server_log(directory.path()))?,
+        Some(_) => last_lines(&server_log(directory.path()), LOG_LINES)?,
         None => String::new(),
     };
     Ok(Part { seed, story, log })
 }
 
-fn last_lines(path: &Path) -> anyhow::Result<String> {
+pub(crate) fn last_lines(path: &Path, count: usize) -> anyhow::Result<String> {
     let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
     let lines: Vec<&str> = text.lines().collect();
-    Ok(lines[lines.len().saturating_sub(LOG_LINES)..].iter().map(|line| format!("server: {line}\n")).collect())
+    Ok(lines[lines.len().saturating_sub(count)..].iter().map(|line| format!("server: {line}\n")).collect())
 }
 
 fn repeat(seed: u64, cuts: u64, plant: Option<Plant>) -> String {
@@ -260,11 +260,11 @@ impl Story {
     }
 }
 
-fn say(line: &str) -> anyhow::Result<()> {
+pub(crate) fn say(line: &str) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{line}").and_then(|()| out.flush()).context("write to the standard output")
 }
 
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
+pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use whimbrel_client::{Config, Event, Session};
+use whimbrel_wire::{Code, Decoder, ServerFrame, limits};
 
 const READ_BYTES: usize = 64 << 10;
 
@@ -22,6 +23,9 @@ pub(crate) struct Device {
     pub(crate) asked: BTreeMap<u64, usize>,
     /// Sends that it keeps begun.
     pub(crate) window: usize,
+    /// Refusals that the session does not tell of, for it tries again: since the device looked last, in their order.
+    pub(crate) refusals: Vec<Code>,
+    decoder: Decoder,
     token: String,
     socket: Option<TcpStream>,
     begun: Instant,
@@ -38,6 +42,8 @@ impl Device {
             knows: BTreeSet::new(),
             asked: BTreeMap::new(),
             window: 1,
+            refusals: Vec::new(),
+            decoder: Decoder::default(),
             token,
             socket: None,
             begun: Instant::now(),
@@ -73,6 +79,7 @@ impl Device {
         socket.set_nodelay(true).and_then(|()| socket.set_nonblocking(true)).context("set up a socket")?;
         self.socket = Some(socket);
         self.out.clear();
+        self.decoder = Decoder::default();
         self.session.connected(self.now_ms());
         Ok(())
     }
@@ -122,7 +129,10 @@ impl Device {
         loop {
             match socket.read(&mut piece) {
                 Ok(0) => return Ok(false),
-                Ok(count) => self.session.receive(now_ms, &piece[..count])?,
+                Ok(count) => {
+                    note_refusals(&mut self.decoder, &piece[..count], &mut self.refusals)?;
+                    self.session.receive(now_ms, &piece[..count])?;
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(_) => return Ok(false),
@@ -141,5 +151,23 @@ impl Device {
 
     fn now_ms(&self) -> u64 {
         self.begun.elapsed().as_millis() as u64
+    }
+}
+
+/// The session keeps what may be tried again to itself.
+fn note_refusals(
+    decoder: &mut Decoder,
+    mut bytes: &[u8],
+    refusals: &mut Vec<Code>,
+) -> Result<(), whimbrel_client::ClientError> {
+    loop {
+        let mut rest = bytes;
+        let Some(frame) = decoder.decode(&mut rest, limits::FRAME_MAX_BYTES)? else { return Ok(()) };
+        if let Ok(ServerFrame::Error(error)) = ServerFrame::parse(&frame)
+            && error.retriable()
+        {
+            refusals.extend(Code::from_u16(error.code()));
+        }
+        bytes = &bytes[bytes.len() - rest.len()..];
     }
 }

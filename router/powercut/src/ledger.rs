@@ -194,6 +194,16 @@ impl Ledger {
         self.sent.get(&id).is_some_and(|sent| sent.missing.is_empty())
     }
 
+    /// The number that the next message has.
+    pub(crate) fn next_id(&self) -> MessageId {
+        self.sent.len() as MessageId + 1
+    }
+
+    /// Whether what is acknowledged of the messages from `first` on has come to these devices, as far as it is for them.
+    pub(crate) fn has_come_to(&self, first: MessageId, devices: &BTreeSet<DeviceId>) -> bool {
+        self.sent.range(first..).all(|(_, sent)| !sent.acknowledged || sent.missing.is_disjoint(devices))
+    }
+
     /// Messages sent.
     pub(crate) fn sent(&self) -> u64 {
         self.sent.len() as u64

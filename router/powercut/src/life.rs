@@ -19,7 +19,7 @@ use crate::ledger::{DeviceId, Finding, Given, Kind, Ledger, MessageId};
 use crate::mount::Mounted;
 use crate::plant::Plant;
 use crate::rng::Rng;
-use crate::server::{PATIENCE, Server, Started, token, wait};
+use crate::server::{PATIENCE, Server, Setting, Started, token, wait};
 
 /// Users and their devices.
 const DEVICES: [(&str, u32); 6] = [("alice", 1), ("alice", 2), ("bob", 1), ("carol", 1), ("dave", 1), ("erin", 1)];
@@ -41,6 +41,10 @@ const ONLY_KILLED_PER_MILLE: u64 = 200;
 const PAYLOAD: (u64, u64) = (4, 1_500);
 const PAYLOAD_LARGE: (u64, u64) = (8_000, 40_000);
 const LARGE_PER_MILLE: u64 = 50;
+
+/// Of the server under test: segments of the log, of which many are made, and the usual time to forget.
+const SEGMENT_SIZE: &str = "512KiB";
+const FORGET_AFTER: &str = "10m";
 
 /// What a life is given.
 #[derive(Clone, Copy, Debug)]
@@ -191,7 +195,7 @@ impl Life<'_> {
         for device in 0..self.devices.len() {
             self.check_empty(device, &address, &server)?;
         }
-        match server.stop()? {
+        match server.ask_to_stop()? {
             Some(status) if status.success() => mounted.unmount(),
             Some(status) => Err(Finding::new(Kind::Ended, format!("after SIGTERM: {status}")).into()),
             None => Err(Finding::new(Kind::Stuck, "it does not end after SIGTERM").into()),
@@ -208,7 +212,14 @@ impl Life<'_> {
 
     fn start(&self) -> anyhow::Result<Server> {
         let directory = self.plan.directory;
-        Server::start(self.plan.program, &directory.join("disk/data"), &server_log(directory), &self.machine)
+        Server::start(&Setting {
+            program: self.plan.program,
+            data: &directory.join("disk/data"),
+            log: &server_log(directory),
+            segment_size: SEGMENT_SIZE,
+            forget_after: FORGET_AFTER,
+            machine: Some(&self.machine),
+        })
     }
 
     fn until_rest(&mut self, server: &mut Server) -> anyhow::Result<Went> {

@@ -17,15 +17,25 @@ use crate::ledger::{Finding, Kind};
 /// Long enough for a busy machine: what takes longer hangs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Small, so that many are made.
-const SEGMENT_SIZE: &str = "512KiB";
+/// What a server is started with.
+pub(crate) struct Setting<'a> {
+    pub(crate) program: &'a Path,
+    pub(crate) data: &'a Path,
+    /// What it logs to.
+    pub(crate) log: &'a Path,
+    /// Small, so that many are made.
+    pub(crate) segment_size: &'a str,
+    pub(crate) forget_after: &'a str,
+    /// Whose disk it is, if its power may fail.
+    pub(crate) machine: Option<&'a Machine>,
+}
 
 /// A running server. It ends with this value.
 pub(crate) struct Server {
     child: Child,
     ended: OwnedFd,
     output: ChildStdout,
-    machine: Machine,
+    machine: Option<Machine>,
 }
 
 /// How a start went.
@@ -40,7 +50,8 @@ pub(crate) enum Started {
 
 impl Server {
     /// Starts one with two shards.
-    pub(crate) fn start(program: &Path, data: &Path, log: &Path, machine: &Machine) -> anyhow::Result<Server> {
+    pub(crate) fn start(setting: &Setting<'_>) -> anyhow::Result<Server> {
+        let Setting { program, data, log, segment_size, forget_after, machine } = *setting;
         let log =
             File::options().create(true).append(true).open(log).with_context(|| format!("open {}", log.display()))?;
         let mut command = Command::new(program);
@@ -53,7 +64,8 @@ impl Server {
             .args(["serve", "--dev", "--die-with-parent", "--shards", "2", "--cpus", "none"])
             .args(["--listen", "127.0.0.1:0", "--data"])
             .arg(data)
-            .env("WHIMBREL_SEGMENT_SIZE", SEGMENT_SIZE)
+            .env("WHIMBREL_SEGMENT_SIZE", segment_size)
+            .env("WHIMBREL_STORAGE_FORGET_AFTER", forget_after)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)
@@ -62,11 +74,13 @@ impl Server {
         let output = child.stdout.take().context("the server's output is piped")?;
         let ended = rustix::process::pidfd_open(Pid::from_child(&child), PidfdFlags::empty());
         match ended {
-            Ok(ended) => Ok(Server { child, ended, output, machine: machine.clone() }),
+            Ok(ended) => Ok(Server { child, ended, output, machine: machine.cloned() }),
             Err(error) => {
                 // Without a handle on it nothing can be awaited; the child is not left behind.
                 child.kill().context("kill the server")?;
-                machine.release();
+                if let Some(machine) = machine {
+                    machine.release();
+                }
                 child.wait().context("wait for the killed server")?;
                 Err(error).context("open a handle on the server's process")
             }
@@ -77,22 +91,20 @@ impl Server {
     pub(crate) fn wait_until_ready(&mut self) -> anyhow::Result<Started> {
         let mut said = Vec::new();
         loop {
-            let mut fds = [
-                PollFd::new(self.machine.failure(), PollFlags::IN),
-                PollFd::from_borrowed_fd(self.output.as_fd(), PollFlags::IN),
-            ];
+            let mut fds = vec![PollFd::from_borrowed_fd(self.output.as_fd(), PollFlags::IN)];
+            fds.extend(self.machine.iter().map(|machine| PollFd::new(machine.failure(), PollFlags::IN)));
             if wait(&mut fds, PATIENCE)? == 0 {
                 let what = format!("it is not ready {} s after its start", PATIENCE.as_secs());
                 return Ok(Started::Refused(Finding::new(Kind::Stuck, what)));
             }
-            if self.machine.has_failed() {
+            if self.power_failed() {
                 return Ok(Started::PowerFailed);
             }
             let mut piece = [0; 256];
             let count = self.output.read(&mut piece).context("read what the server says")?;
             if count == 0 {
                 let status = self.child.wait().context("wait for the server")?;
-                if self.machine.has_failed() {
+                if self.power_failed() {
                     return Ok(Started::PowerFailed);
                 }
                 return Ok(Started::Refused(Finding::new(
@@ -109,6 +121,15 @@ impl Server {
         }
     }
 
+    fn power_failed(&self) -> bool {
+        self.machine.as_ref().is_some_and(Machine::has_failed)
+    }
+
+    /// How it ended, if it has.
+    pub(crate) fn status(&mut self) -> anyhow::Result<Option<ExitStatus>> {
+        self.child.try_wait().context("ask how the server ended")
+    }
+
     /// Readable once it has ended.
     pub(crate) fn ended(&self) -> &OwnedFd {
         &self.ended
@@ -118,13 +139,15 @@ impl Server {
     pub(crate) fn kill(&mut self) -> anyhow::Result<()> {
         self.child.kill().context("kill the server")?;
         // It is dead, but its threads that wait for the disk end when they are answered.
-        self.machine.release();
+        if let Some(machine) = &self.machine {
+            machine.release();
+        }
         self.child.wait().context("wait for the killed server")?;
         Ok(())
     }
 
     /// SIGTERM, and how it ends; `None` if it does not.
-    pub(crate) fn stop(mut self) -> anyhow::Result<Option<ExitStatus>> {
+    pub(crate) fn ask_to_stop(&mut self) -> anyhow::Result<Option<ExitStatus>> {
         rustix::process::kill_process(Pid::from_child(&self.child), Signal::TERM).context("ask the server to end")?;
         if wait(&mut [PollFd::new(&self.ended, PollFlags::IN)], PATIENCE)? == 0 {
             return Ok(None);

@@ -359,8 +359,12 @@ fn hear_signals(teller: Sender<Told>) -> anyhow::Result<()> {
 
 fn start_log(settings: &Settings) {
     let filter = EnvFilter::builder().parse_lossy(&settings.log_level);
-    let log =
-        tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(io::stderr().is_terminal()).with_env_filter(filter);
+    // A line that cannot be written is lost: to complain of it on the same standard error would end the process.
+    let log = tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_env_filter(filter)
+        .log_internal_errors(false);
     // Where there is one already, as in a test, it stays.
     let _ = match settings.log_format {
         LogFormat::Text => log.try_init(),

@@ -212,6 +212,8 @@ impl Cell {
                 }
             }
             Ready::Flushed => self.flushed(b)?,
+            // These flush as well.
+            Ready::Segment | Ready::Chore if self.disk.lied => self.power_fails = true,
             Ready::Segment | Ready::Chore => {
                 let done = match what {
                     Ready::Segment => self.chores.make_segment(&mut self.disk, b),
@@ -304,7 +306,7 @@ impl Cell {
             return Ok(());
         }
         self.disk
-            .write(&write, &mut b.fuse)
+            .write(&write, b)
             .map_err(|error| Violation::new(Check::Start, format!("the simulated disk: {error}")))?;
         if !b.fuse.fires(Plant::FlushSilent) {
             self.handle(Input::LogWritten { write: write.id }, b);
@@ -346,7 +348,9 @@ impl Cell {
             Effect::Move { conn, to, moving } => return self.hand_over(conn, to, moving, b, shared),
             Effect::Lane { to, item } => return self.put_into_lane(to, item, b, shared),
             Effect::WriteLog(write) => {
-                let due_us = b.now_us + if b.healed { 50 } else { b.rng.around(b.weather.flush_us) };
+                let slow_us = slow_us(b);
+                b.stats.slow_flushes += u64::from(slow_us > 0);
+                let due_us = b.now_us + slow_us + if b.healed { 50 } else { b.rng.around(b.weather.flush_us) };
                 let fails = !b.healed && b.rng.per_million(b.weather.flush_fails_per_million);
                 if self.flush.replace(Flush { due_us, fails, write }).is_some() {
                     return Err(Violation::new(Check::Panic, "two log writes in flight"));
@@ -432,7 +436,10 @@ impl Cell {
         self.tally(&mut b.stats);
         // What looked at segments is gone with the process.
         drop(self.shard);
-        std::mem::take(&mut self.chores).crash(&mut self.disk, b);
+        let chores = std::mem::take(&mut self.chores);
+        if !self.disk.lied {
+            chores.crash(&mut self.disk, b);
+        }
         if let Some(flush) = self.flush.take() {
             let _ = self.disk.write_unfinished(&flush.write, &mut b.rng);
         }
@@ -443,8 +450,10 @@ impl Cell {
             self.disk.ram.flip_checkpoint_bit(newest, b.rng.index(len * 8));
             b.stats.checkpoints_rotten += 1;
         }
-        if how == Crash::PowerCut {
-            let remains = self.disk.power_cut(&mut b.rng);
+        if how == Crash::Killed {
+            self.disk.killed();
+        } else {
+            let remains = self.disk.power_cut(b).expect("a disk in memory takes what is written");
             b.trace.line(format_args!(
                 "s{} of what was not flushed {} sectors stay, {} go",
                 self.id, remains.kept, remains.lost
@@ -458,5 +467,15 @@ impl Cell {
 
 /// When something is done off the core that is begun now.
 fn chore_due(b: &mut Bottom) -> u64 {
-    b.now_us + if b.healed { 500 } else { b.rng.around(b.weather.prepare_us) }
+    let slow_us = slow_us(b);
+    b.stats.slow_chores += u64::from(slow_us > 0);
+    b.now_us + slow_us + if b.healed { 500 } else { b.rng.around(b.weather.prepare_us) }
+}
+
+/// What something on the disk takes longer than it should: mostly nothing, sometimes seconds.
+fn slow_us(b: &mut Bottom) -> u64 {
+    if b.healed || !b.rng.per_mille(b.weather.slow_disk_per_mille) {
+        return 0;
+    }
+    b.rng.pick(&[300_000, 1_000_000, 2_000_000])
 }

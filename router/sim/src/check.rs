@@ -27,13 +27,15 @@ pub enum Check {
     Credit,
     /// The node refuses to start on a disk that did only what disks may do.
     Start,
+    /// The node starts on a disk that does not hold what was written to it, and does not say so.
+    Unnoticed,
     /// An assertion of the code under test.
     Panic,
 }
 
 impl Check {
     /// All of them.
-    pub const ALL: [Check; 12] = [
+    pub const ALL: [Check; 13] = [
         Check::Lost,
         Check::Duplicate,
         Check::Phantom,
@@ -45,6 +47,7 @@ impl Check {
         Check::WrongAnswer,
         Check::Credit,
         Check::Start,
+        Check::Unnoticed,
         Check::Panic,
     ];
 
@@ -62,6 +65,7 @@ impl Check {
             Check::WrongAnswer => "wrong_answer",
             Check::Credit => "credit",
             Check::Start => "start",
+            Check::Unnoticed => "unnoticed",
             Check::Panic => "panic",
         }
     }

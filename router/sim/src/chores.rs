@@ -70,6 +70,7 @@ impl Chores {
         let Some((_, segment, reuse)) = self.segments.pop_front() else { return Ok(None) };
         let fails = !b.healed && b.rng.per_mille(b.weather.prepare_fails_per_mille);
         let size_bytes = b.weather.segment_bytes;
+        disk.share(b);
         let mapping = match reuse.map(forget_mapping) {
             Some((old, _)) if fails => disk.remove(old).map(|()| None)?,
             Some((old, used)) => {
@@ -77,7 +78,16 @@ impl Chores {
                 Some(disk.recycle(old, used, segment, size_bytes)?)
             }
             None if fails => None,
-            None => Some(disk.create(segment, size_bytes)?),
+            None => match disk.create(segment, size_bytes) {
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                    b.stats.segments_without_space += 1;
+                    b.fuse
+                        .fires_at_once(Plant::FullLies)
+                        .then(|| disk.create_unbacked(segment, size_bytes))
+                        .transpose()?
+                }
+                made => Some(made?),
+            },
         };
         Ok(Some(match mapping {
             Some(mapping) => Input::SegmentReady { segment, mapping },
@@ -124,15 +134,23 @@ impl Chores {
         if b.fuse.fires(Plant::CheckpointLost) {
             return Some(Input::CheckpointWritten { number });
         }
+        disk.share(b);
         Some(match disk.ram.put_checkpoint(number, whole, keep_from) {
             Ok(()) => {
                 b.stats.checkpoints += 1;
+                if !b.healed && b.rng.per_mille(b.weather.checkpoint_unsure_per_mille) {
+                    b.stats.checkpoints_unsure += 1;
+                    return Some(Input::CheckpointFailed { number });
+                }
                 if b.fuse.fires(Plant::CheckpointSilent) {
                     return None;
                 }
                 Input::CheckpointWritten { number }
             }
-            Err(_) => Input::CheckpointFailed { number },
+            Err(error) => {
+                b.stats.checkpoints_without_space += u64::from(error.kind() == io::ErrorKind::StorageFull);
+                Input::CheckpointFailed { number }
+            }
         })
     }
 
@@ -154,7 +172,9 @@ impl Chores {
             }
         }
         while !self.others.is_empty() && b.rng.per_mille(500) {
-            let _ = self.do_other(disk, b);
+            let done = self.do_other(disk, b);
+            let in_place = matches!(done, Ok(Some(Input::CheckpointWritten { .. })));
+            b.stats.checkpoints_unanswered += u64::from(in_place);
         }
         if let Some((_, Chore::Cold(work))) = self.others.pop_front()
             && b.rng.per_mille(500)

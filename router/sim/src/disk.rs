@@ -5,8 +5,10 @@ use std::io;
 
 use bytes::Bytes;
 use whimbrel_storage::ram::RamDisk;
-use whimbrel_storage::{Disk, LogWrite, SegmentId, limits::SECTOR_BYTES};
+use whimbrel_storage::{Disk, LogWrite, SegmentId, limits::SECTOR_BYTES, verify_checkpoint};
 
+use crate::astray::Astray;
+use crate::bottom::Bottom;
 use crate::plant::{Fuse, Plant};
 use crate::rng::Rng;
 
@@ -17,9 +19,16 @@ const PAYLOAD_STRETCH_MIN: usize = 64;
 const ROTTEN_OFFSET: u32 = 9;
 
 pub(crate) struct SimDisk {
+    shard: u16,
     pub(crate) ram: RamDisk,
     /// It has reported a flush that it never made: it loses power before the next one.
     pub(crate) lied: bool,
+    /// A write of which the next power cut shows that a block is elsewhere.
+    astray: Option<Astray>,
+    /// The disk as it would be without one that was shown: what is restored once it was noticed.
+    pub(crate) undamaged: Option<RamDisk>,
+    /// A segment that was reported although the disk has no bytes for it.
+    unbacked: Option<SegmentId>,
 }
 
 /// How a node ends without meaning to.
@@ -40,7 +49,36 @@ pub(crate) struct Remains {
 
 impl SimDisk {
     pub(crate) fn new(shard: u16, seed: u64) -> SimDisk {
-        SimDisk { ram: RamDisk::new(shard, seed), lied: false }
+        let ram = RamDisk::new(shard, seed);
+        SimDisk { shard, ram, lied: false, astray: None, undamaged: None, unbacked: None }
+    }
+
+    /// Others take what is left of a disk that has an end, or give back what they have.
+    pub(crate) fn share(&mut self, b: &mut Bottom) {
+        self.ram.keeps_space = b.weather.keeps_space;
+        let all = u64::from(b.weather.space_segments) * u64::from(b.weather.segment_bytes);
+        if b.healed || all == 0 {
+            self.ram.space_bytes = None;
+        } else if self.ram.space_bytes.is_none() || b.rng.per_mille(300) {
+            let used = self.ram.used_bytes();
+            let left = all.saturating_sub(used);
+            self.ram.space_bytes = Some(used + b.rng.pick(&[0, left / 3, left, left]));
+        }
+    }
+
+    /// Reports a segment for which there is no space.
+    pub(crate) fn create_unbacked(&mut self, id: SegmentId, size_bytes: u32) -> io::Result<Bytes> {
+        self.unbacked = Some(id);
+        self.ram.space_bytes = None;
+        self.ram.create(id, size_bytes)
+    }
+
+    /// A segment is another one from here on, or gone.
+    fn lose(&mut self, id: SegmentId) {
+        if self.astray.as_mut().is_some_and(|astray| !astray.outlives(id)) {
+            self.astray = None;
+        }
+        self.unbacked = self.unbacked.filter(|unbacked| *unbacked != id);
     }
 
     pub(crate) fn create(&mut self, id: SegmentId, size_bytes: u32) -> io::Result<Bytes> {
@@ -48,15 +86,37 @@ impl SimDisk {
     }
 
     pub(crate) fn recycle(&mut self, old: SegmentId, used: u32, id: SegmentId, size_bytes: u32) -> io::Result<Bytes> {
+        self.lose(old);
         self.ram.recycle(old, used, id, size_bytes)
     }
 
     pub(crate) fn remove(&mut self, id: SegmentId) -> io::Result<()> {
+        self.lose(id);
         self.ram.remove(id)
     }
 
-    /// Writes a batch and flushes it.
-    pub(crate) fn write(&mut self, write: &LogWrite, fuse: &mut Fuse) -> io::Result<()> {
+    /// Writes a batch and flushes it. Of some a block is then on stable storage elsewhere.
+    pub(crate) fn write(&mut self, write: &LogWrite, b: &mut Bottom) -> io::Result<()> {
+        let before = self.astray.is_some();
+        if !before && !b.healed && b.rng.per_million(b.weather.misdirects_per_million) {
+            self.astray = Astray::new(write, &self.ram, &mut b.rng);
+        }
+        if b.fuse.fires(Plant::DiskMisdirects) {
+            self.astray = Astray::new(write, &self.ram, &mut b.rng).map(Astray::nowhere);
+            // Power is gone before the next one.
+            self.lied = self.astray.is_some();
+        }
+        self.write_straight(write, &mut b.fuse)?;
+        if before
+            && !self.lied
+            && let Some(astray) = &mut self.astray
+        {
+            astray.followed_by(write);
+        }
+        Ok(())
+    }
+
+    fn write_straight(&mut self, write: &LogWrite, fuse: &mut Fuse) -> io::Result<()> {
         let (offset, bytes) = (write.offset as u32, write.batch.as_ref());
         if fuse.fires(Plant::DiskLies) {
             self.lied = true;
@@ -99,9 +159,42 @@ impl SimDisk {
     }
 
     /// Power is gone.
-    pub(crate) fn power_cut(&mut self, rng: &mut Rng) -> Remains {
+    pub(crate) fn power_cut(&mut self, b: &mut Bottom) -> io::Result<Remains> {
+        let remains = self.lose_unflushed(&mut b.rng);
+        if let Some(unbacked) = self.unbacked.take() {
+            self.ram.lose(unbacked);
+        }
+        let lied = std::mem::take(&mut self.lied);
+        let Some(astray) = self.astray.take() else { return Ok(remains) };
+        if b.fuse.is_for(Plant::DiskMisdirects) && lied {
+            astray.show(&mut self.ram)?;
+        } else if astray.is_followed && astray.batch >= self.read_from() {
+            b.stats.misdirected += 1;
+            self.undamaged = Some(self.ram.crash(&mut |_, _| true));
+            if !b.fuse.fires_at_once(Plant::DamageHidden) {
+                astray.show(&mut self.ram)?;
+            }
+        }
+        Ok(remains)
+    }
+
+    /// The process is gone, and the next one writes what is last once more.
+    pub(crate) fn killed(&mut self) {
+        self.astray = None;
+    }
+
+    /// The first batch that a start reads.
+    fn read_from(&mut self) -> u64 {
+        let numbers = self.ram.checkpoint_sizes().into_iter().rev().map(|(number, _)| number);
+        let newest = numbers.into_iter().find_map(|number| {
+            let bytes = self.ram.read_checkpoint(number).ok()?;
+            verify_checkpoint(&bytes, self.shard, number).ok().map(|(checkpoint, _)| checkpoint.position.batch)
+        });
+        newest.unwrap_or(1)
+    }
+
+    fn lose_unflushed(&mut self, rng: &mut Rng) -> Remains {
         // All of it, none of it, or what chance decides for each sector.
-        self.lied = false;
         let survival = rng.pick(&[0, 0, 1000, 100, 500, 900]);
         let mut remains = Remains::default();
         self.ram = self.ram.crash(&mut |_, _| {

@@ -6,6 +6,8 @@
 
 #![forbid(unsafe_code)]
 
+mod astray;
+mod boot;
 mod bottom;
 mod cell;
 pub mod check;

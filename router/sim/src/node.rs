@@ -2,14 +2,14 @@
 
 use std::collections::HashSet;
 
-use whimbrel_core::Shard;
 use whimbrel_core::ids::ShardId;
 use whimbrel_core::io::ShardConfig;
 use whimbrel_storage::{LogOptions, SegmentId};
 
+use crate::boot::boot;
 use crate::bottom::Bottom;
 use crate::cell::Cell;
-use crate::check::{Check, Violation};
+use crate::check::Violation;
 use crate::disk::{Crash, SimDisk};
 use crate::lanes::{Lanes, Shared};
 use crate::socket::SocketIndex;
@@ -43,8 +43,7 @@ impl Node {
                 batch_max: b.weather.batch_bytes,
                 ..LogOptions::new(id.0)
             };
-            let shard = Shard::open(config, options, &mut disk.ram)
-                .map_err(|error| Violation::new(Check::Start, format!("shard {id} does not start: {error}")))?;
+            let shard = boot(&config, options, &mut disk, b)?;
             b.stats.truncated += u64::from(shard.recovered().truncated.is_some());
             b.stats.starts_from_checkpoint += u64::from(shard.recovered().checkpoint.is_some());
             // What a checkpoint has in its inboxes waits before the first input.

@@ -14,6 +14,12 @@ pub enum Plant {
     DiskFlips,
     /// A bit of a batch turns over on the disk after its flush.
     DiskRots,
+    /// A block of the last write before a power cut is on stable storage elsewhere, which passes for a torn write.
+    DiskMisdirects,
+    /// The simulator believes that a block of a write lies elsewhere, and it does not.
+    DamageHidden,
+    /// A segment is reported for which the full disk has no bytes; power takes it along.
+    FullLies,
     /// The ring never tells that a log write is flushed.
     FlushSilent,
     /// A bit of a message is another one behind a lane.
@@ -51,10 +57,13 @@ struct Facts {
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Plant; 16] = [
+    pub const ALL: [Plant; 19] = [
         Plant::DiskLies,
         Plant::DiskFlips,
         Plant::DiskRots,
+        Plant::DiskMisdirects,
+        Plant::DamageHidden,
+        Plant::FullLies,
         Plant::FlushSilent,
         Plant::LaneFlips,
         Plant::SocketRepeats,
@@ -100,7 +109,7 @@ impl Plant {
             Plant::DiskLies => (
                 "disk-lies",
                 "the disk reports a flush that it never made, and loses power before the next",
-                &[Check::Lost, Check::OutOfOrder, Check::Duplicate, Check::WrongAnswer, Check::Start],
+                &[Check::Lost, Check::OutOfOrder, Check::Duplicate, Check::WrongAnswer, Check::Start, Check::Phantom],
             ),
             Plant::DiskFlips => (
                 "disk-flips",
@@ -112,7 +121,27 @@ impl Plant {
                 "a bit of a batch turns over on the disk after its flush",
                 &[Check::Start, Check::Lost, Check::OutOfOrder],
             ),
-            Plant::FlushSilent => ("flush-silent", "the ring never tells that a log write is flushed", &[Check::Stuck]),
+            Plant::DiskMisdirects => (
+                "disk-misdirects",
+                "a block of the last write before a power cut lies elsewhere, which passes for a torn write",
+                &[Check::Lost, Check::OutOfOrder, Check::Duplicate, Check::WrongAnswer, Check::Start],
+            ),
+            Plant::DamageHidden => (
+                "damage-hidden",
+                "a start is expected to notice a block that lies elsewhere, and there is none",
+                &[Check::Unnoticed],
+            ),
+            Plant::FullLies => (
+                "full-lies",
+                "a full disk reports a segment that it has no bytes for; power takes it along",
+                &[Check::Start, Check::Lost, Check::OutOfOrder, Check::Duplicate, Check::WrongAnswer],
+            ),
+            Plant::FlushSilent => (
+                "flush-silent",
+                "the ring never tells that a log write is flushed",
+                // Where it was the last one, all that is left of it is that its segment stays.
+                &[Check::Stuck, Check::NotForgotten],
+            ),
             Plant::LaneFlips => {
                 ("lane-flips", "a bit of a message is flipped behind a lane", &[Check::Phantom, Check::WrongAnswer])
             }
@@ -135,9 +164,11 @@ impl Plant {
             Plant::LaneSwaps => ("lane-swaps", "a lane carries two items in the other order", &[]),
             Plant::LaneDrops => ("lane-drops", "a lane loses an item", &[]),
             Plant::WrittenDrops => ("written-drops", "the ring never tells that a send was taken", &[]),
-            Plant::CheckpointSilent => {
-                ("checkpoint-silent", "a checkpoint is written and never answered", &[Check::NotForgotten])
-            }
+            Plant::CheckpointSilent => (
+                "checkpoint-silent",
+                "a checkpoint is written and never answered",
+                &[Check::NotForgotten, Check::Stuck],
+            ),
             Plant::CheckpointLost => ("checkpoint-lost", "a checkpoint is reported and is not there after all", &[]),
         };
         Facts { name, story, trips }
@@ -179,6 +210,16 @@ impl Fuse {
         self.opportunities += 1;
         if fires {
             self.fires_at += RARITY + self.rng.below(RARITY);
+            self.fired += 1;
+            self.trace.line(format_args!("planted: {}", plant.story()));
+        }
+        fires
+    }
+
+    /// The same where opportunities are so rare that each is taken.
+    pub fn fires_at_once(&mut self, plant: Plant) -> bool {
+        let fires = self.is_for(plant);
+        if fires {
             self.fired += 1;
             self.trace.line(format_args!("planted: {}", plant.story()));
         }

@@ -63,6 +63,24 @@ stats! {
     checkpoints_failed,
     /// Checkpoints that a crash left damaged.
     checkpoints_rotten,
+    /// Checkpoints that were in their place and answered as failed.
+    checkpoints_unsure,
+    /// Checkpoints that a crash found in their place, and not answered.
+    checkpoints_unanswered,
+    /// Checkpoints for which a disk had no space.
+    checkpoints_without_space,
+    /// Segments for which a disk had no space.
+    segments_without_space,
+    /// Flushes that took seconds.
+    slow_flushes,
+    /// Segments and pieces of checkpoints that took seconds.
+    slow_chores,
+    /// Power cuts that showed that a block of a write was on stable storage elsewhere.
+    misdirected,
+    /// Starts that noticed it.
+    misdirected_noticed,
+    /// Starts that found something that could not be read, and left it at that.
+    starts_unreadable,
     /// Starts that had one to go on from.
     starts_from_checkpoint,
     /// Segments that were made of others.

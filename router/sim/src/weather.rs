@@ -29,8 +29,20 @@ pub(crate) struct Weather {
     pub(crate) prepare_us: u64,
     pub(crate) prepare_fails_per_mille: u64,
     pub(crate) checkpoint_fails_per_mille: u64,
+    /// How often one that is in its place is answered as failed.
+    pub(crate) checkpoint_unsure_per_mille: u64,
     /// How often a crash leaves the newest checkpoint damaged.
     pub(crate) checkpoint_rots_per_mille: u64,
+    /// Segments for which the disk of a shard has space, all else included; 0 for one without an end.
+    pub(crate) space_segments: u32,
+    /// It can keep some of it for the next checkpoint.
+    pub(crate) keeps_space: bool,
+    /// How often a flush, a segment or a piece of a checkpoint takes seconds.
+    pub(crate) slow_disk_per_mille: u64,
+    /// How often a block of a log write is on stable storage elsewhere.
+    pub(crate) misdirects_per_million: u64,
+    /// How often a start finds something that cannot be read, once.
+    pub(crate) read_fails_per_mille: u64,
     /// Mean time between two things that one client does.
     pub(crate) client_us: u64,
     pub(crate) payload_max: u64,
@@ -97,6 +109,12 @@ impl Weather {
             wall_jump_per_mille: calm(rng.pick(&[0, 5])),
             crumbs_per_mille: calm(rng.pick(&[0, 20, 100])),
             slow_per_mille: calm(rng.pick(&[0, 100, 400])),
+            checkpoint_unsure_per_mille: calm(rng.pick(&[0, 0, 200])),
+            space_segments: calm(rng.pick(&[0, 0, 0, 6, 10])) as u32,
+            keeps_space: rng.per_mille(600),
+            slow_disk_per_mille: calm(rng.pick(&[0, 0, 10])),
+            misdirects_per_million: calm(rng.pick(&[0, 10_000, 50_000])),
+            read_fails_per_mille: calm(rng.pick(&[0, 100, 300])),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
 use whimbrel_storage::{Disk, FileDisk, Log, SegmentId, Wanted};
 
@@ -157,4 +157,53 @@ fn a_checkpoint_that_does_not_read_back_as_it_was_written_never_counts() {
     disk.abandon_checkpoint(number + 1);
     let names = fs::read_dir(dir.path().join("shard-3")).unwrap().map(|it| it.unwrap().file_name());
     assert!(names.filter(|name| name.to_str().unwrap().contains("ckpt")).count() == 1);
+}
+
+/// Writes a checkpoint with one piece of so many bytes.
+fn put_checkpoint(log: &mut Log, disk: &FileDisk, bytes: usize) -> u64 {
+    let mut writer = log.begin_checkpoint(log.position()).unwrap();
+    let checkpoint = writer.checkpoint();
+    let mut out = Vec::new();
+    writer.begin(&mut out);
+    writer.piece(&vec![7; bytes], &mut out);
+    writer.end(log.position().batch, &mut out);
+    let keep_from = log.newest_checkpoint().map_or(0, |newest| newest.number);
+    let mut file = disk.begin_checkpoint(checkpoint.number).unwrap();
+    std::io::Write::write_all(&mut file, &out).unwrap();
+    disk.finish_checkpoint(&file, checkpoint.number, keep_from).unwrap();
+    log.checkpoint_written(checkpoint);
+    checkpoint.number
+}
+
+#[test]
+fn checkpoints_are_written_into_bytes_that_the_disk_keeps_for_them() {
+    const KEPT: u64 = 300_000;
+    let dir = tempfile::tempdir().unwrap();
+    let mut disk = FileDisk::open(dir.path(), OPTIONS.shard).unwrap();
+    let (mut log, _, _) = open(OPTIONS, &mut disk).unwrap();
+    disk.reserve_checkpoint(KEPT).unwrap();
+    let folder = dir.path().join("shard-3");
+    let facts = |name: String| fs::metadata(folder.join(name)).map(|it| (it.ino(), it.blocks() * 512)).unwrap();
+    let mut kept: Vec<_> = (0..3).map(|number| facts(format!("{number}.reserve"))).collect();
+    kept.sort_unstable();
+    assert!(kept.iter().all(|(_, bytes)| *bytes >= KEPT), "{kept:?}");
+    for bytes in [5000, 200_000, 10, 90_000, 3] {
+        let number = put_checkpoint(&mut log, &disk, bytes);
+        let (inode, blocks) = facts(format!("{number:010}.ckpt"));
+        assert!(kept.iter().any(|it| it.0 == inode), "checkpoint {number} has a file of its own");
+        assert!(blocks >= KEPT, "checkpoint {number} gave {blocks} bytes back");
+    }
+    // One that fails gives its bytes back to the next, and so does one that a crash left.
+    disk.begin_checkpoint(6).unwrap();
+    disk.abandon_checkpoint(6);
+    disk.begin_checkpoint(6).unwrap();
+    drop(log);
+    let mut disk = FileDisk::open(dir.path(), OPTIONS.shard).unwrap();
+    let (_, recovered, _) = open(OPTIONS, &mut disk).unwrap();
+    assert_eq!((recovered.checkpoint, recovered.checkpoints_damaged), (Some(5), 0));
+    let mut names: Vec<_> =
+        fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.retain(|name| !name.ends_with(".seg"));
+    names.sort_unstable();
+    assert_eq!(names, ["0.reserve", "0000000004.ckpt", "0000000005.ckpt"]);
 }

@@ -1,3 +1,4 @@
-//! The program against the real server.
+//! The programs against the real server.
 
 mod command;
+mod fulldisk;

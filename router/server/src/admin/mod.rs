@@ -14,6 +14,7 @@ pub(crate) mod status;
 #[cfg(test)]
 mod tests;
 
+use std::io;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -85,7 +86,13 @@ impl Admin {
             });
             // With the runtime all connections end.
         })?;
-        place::write(&data, address)?;
+        match place::write(&data, address) {
+            Err(error) if is_full(&error) => tracing::warn!(
+                path = %data.display(), %address,
+                "no space to write down where the admin thread listens: until the next start `whimbrel status` needs --admin ADDRESS"
+            ),
+            written => written?,
+        }
         Ok(Admin { data, stop, thread })
     }
 
@@ -95,6 +102,11 @@ impl Admin {
         self.thread.join().map_err(|_| anyhow!("the admin thread panicked"))?;
         place::remove(&self.data)
     }
+}
+
+/// Whether it failed for want of space.
+fn is_full(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::StorageFull)
 }
 
 /// Leaves the cores to the shards.

@@ -23,6 +23,9 @@ const LOGGED: u32 = 60;
 /// How long after a failure it is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// Beside the bytes of the last checkpoint this part of a segment is kept for what the next has more.
+const RESERVE_PART: u64 = 4;
+
 const ENDS: &str = "the threads end with this value";
 
 /// What was done, and what the shard is to be told of it.
@@ -70,8 +73,17 @@ impl Segments {
             }
         })?;
         let (keeping, jobs) = mpsc::channel();
-        let mut keeper = Keeper { disk: disk.clone(), writing: None, failures: 0, cold_failures: 0 };
+        let reserve_bytes = u64::from(size_bytes) / RESERVE_PART;
+        let mut keeper = Keeper {
+            disk: disk.clone(),
+            writing: None,
+            written_bytes: 0,
+            reserve_bytes,
+            failures: 0,
+            cold_failures: 0,
+        };
         thread::Builder::new().name(format!("keeper-{shard}")).spawn(move || {
+            keeper.reserve();
             for job in jobs {
                 let Some(result) = keeper.work(job) else { continue };
                 if results.send(result).is_err() {
@@ -186,6 +198,10 @@ struct Keeper {
     disk: FileDisk,
     /// The checkpoint that is being written.
     writing: Option<(u64, File)>,
+    /// Bytes of it so far.
+    written_bytes: u64,
+    /// What is kept for the next one beside the bytes of the last.
+    reserve_bytes: u64,
     /// In a row.
     failures: u32,
     /// Of work on cold segments.
@@ -242,16 +258,29 @@ impl Keeper {
         }
     }
 
+    /// Keeps space for the next checkpoint.
+    fn reserve(&mut self) {
+        if let Err(error) = self.disk.reserve_checkpoint(self.written_bytes + self.reserve_bytes) {
+            tracing::warn!(
+                %error,
+                "no space can be kept for the next checkpoint; without one nothing in the log is forgotten: make room"
+            );
+        }
+    }
+
     fn write(&mut self, number: u64, bytes: &[u8], last: Option<u64>) -> io::Result<()> {
         if self.writing.as_ref().is_none_or(|(writing, _)| *writing != number) {
             self.writing = Some((number, self.disk.begin_checkpoint(number)?));
+            self.written_bytes = 0;
         }
         let Some((_, file)) = &mut self.writing else { return Ok(()) };
         file.write_all(bytes)?;
+        self.written_bytes += bytes.len() as u64;
         if let Some(keep_from) = last {
             self.disk.finish_checkpoint(file, number, keep_from)?;
             self.writing = None;
             self.failures = 0;
+            self.reserve();
         }
         Ok(())
     }
