@@ -44,6 +44,15 @@ pub(crate) struct Scenario {
     pub(crate) devices: u32,
     #[serde(default)]
     pub(crate) messages: u32,
+    /// `recovery`: MiB of the log, half of which is behind the newest checkpoint.
+    #[serde(default)]
+    pub(crate) log_mib: u32,
+    /// `recovery`: shards of the server.
+    #[serde(default = "one_shard")]
+    pub(crate) shards: u16,
+    /// `stall`: messages a second, all pairs together.
+    #[serde(default)]
+    pub(crate) per_s: f64,
     /// `idle`: connections that are held.
     #[serde(default)]
     pub(crate) connections: u32,
@@ -61,9 +70,19 @@ pub(crate) enum Kind {
     Drain,
     /// Connections that log in and do nothing.
     Idle,
+    /// Answers at half load against the disk's own flushes.
+    Acks,
+    /// Starts after a crash against reading alone, and starts after a clean shutdown.
+    Recovery,
+    /// Turns while the log's chores go on.
+    Stall,
 }
 
 fn one() -> u32 {
+    1
+}
+
+fn one_shard() -> u16 {
     1
 }
 
@@ -114,6 +133,8 @@ impl Scenario {
     pub(crate) fn connections_max(&self) -> u32 {
         match self.kind {
             Kind::Pairs | Kind::Lanes => 2 * self.pairs.max(self.more_pairs.unwrap_or(0)),
+            Kind::Acks => 2 * self.pairs,
+            Kind::Recovery | Kind::Stall => 2 * self.pairs + 2 * self.devices,
             Kind::Drain => 2 * self.devices,
             Kind::Idle => self.connections,
         }
@@ -125,7 +146,21 @@ impl Scenario {
             _ => Ok(()),
         };
         match self.kind {
-            Kind::Pairs | Kind::Lanes => positive("pairs", self.pairs)?,
+            Kind::Pairs | Kind::Lanes | Kind::Acks => positive("pairs", self.pairs)?,
+            Kind::Recovery => {
+                positive("pairs", self.pairs)?;
+                positive("devices", self.devices)?;
+                positive("log_mib", self.log_mib)?;
+                positive("shards", self.shards.into())?;
+            }
+            Kind::Stall => {
+                positive("pairs", self.pairs)?;
+                positive("devices", self.devices)?;
+                positive("messages", self.messages)?;
+                if !(self.per_s.is_finite() && (1.0..=1e6).contains(&self.per_s)) {
+                    bail!("`per_s` is from 1 to a million messages a second");
+                }
+            }
             Kind::Drain => {
                 positive("devices", self.devices)?;
                 positive("messages", self.messages)?;
@@ -164,7 +199,7 @@ mod tests {
             names.push(scenario.name);
         }
         names.sort();
-        assert_eq!(names, ["drain", "idle", "lanes", "pairs", "pairs100", "pairs16"]);
+        assert_eq!(names, ["acks", "drain", "idle", "lanes", "pairs", "pairs100", "pairs16", "recovery", "stall"]);
     }
 
     #[test]

@@ -75,11 +75,8 @@ pub const IMAGE_PIECE_BYTES: usize = 256 * 1024;
 /// Pieces of a checkpoint that were given out and not taken: while there are so many, no more of it is made.
 pub const IMAGE_PIECES_MAX: u32 = 4;
 
-/// A checkpoint is begun when the log has grown by so many segments since the last one, so that what is dead in it is let go
-/// long before its time is up, and a start reads little.
-pub const CHECKPOINT_SEGMENTS: u64 = 4;
-
-/// And not before the log has grown by so many times what the last one took: a large state is not written over and over.
+/// A checkpoint is not begun for the log's growth before that is so many times what the last one took: a large state is not
+/// written over and over.
 pub const CHECKPOINT_IMAGES: u64 = 8;
 
 /// One that could not begin is tried again after this time.
@@ -126,6 +123,9 @@ pub struct Bounds {
     /// Within this time after the last device's acknowledgement was committed the bytes of a message are gone, as long as
     /// nothing else in their segment waits.
     pub forget_after_us: u64,
+    /// A checkpoint is begun when the log has grown by so many segments since the last one, so that what is dead in it is let go
+    /// long before its time is up, and a start reads little.
+    pub checkpoint_segments: u64,
 }
 
 impl Default for Bounds {
@@ -142,6 +142,7 @@ impl Default for Bounds {
             lane_backlog: 16_384,
             retry_after_ms: 200,
             forget_after_us: 600_000 * MS,
+            checkpoint_segments: 4,
         }
     }
 }

@@ -116,16 +116,17 @@ impl Segments {
         Some(done)
     }
 
-    /// The file of the segment that is being written. Opened once a segment, which takes microseconds.
-    pub(super) fn file(&mut self, segment: SegmentId) -> io::Result<Rc<File>> {
+    /// The file of the segment that is being written, and whether it is begun with this. Opened once a segment, which takes
+    /// microseconds.
+    pub(super) fn file(&mut self, segment: SegmentId) -> io::Result<(Rc<File>, bool)> {
         if let Some((current, file)) = &self.current
             && *current == segment
         {
-            return Ok(file.clone());
+            return Ok((file.clone(), false));
         }
         let file = Rc::new(self.disk.file(segment)?);
         self.current = Some((segment, file.clone()));
-        Ok(file)
+        Ok((file, true))
     }
 }
 

@@ -24,7 +24,7 @@ use super::lane::{Arrival, Lanes};
 use super::ring::{Completion, Ring, RingCounters, Wait};
 use super::segments::Segments;
 use super::sleep::Sleeper;
-use super::stats::{Sources, Stage, Stats};
+use super::stats::{Chore, Sources, Stage, Stats};
 
 /// Completions that one turn handles at most, so that its effects stay bounded.
 const COMPLETIONS_MAX: usize = 4096;
@@ -62,6 +62,10 @@ pub(crate) struct ShellCounters {
     pub(crate) moved_in: u64,
     pub(crate) move_failed: u64,
     pub(crate) lane_items: u64,
+    pub(crate) segments_begun: u64,
+    pub(crate) segments_made: u64,
+    pub(crate) segments_reused: u64,
+    pub(crate) cold_reads: u64,
 }
 
 /// Accepting, as far as it is.
@@ -208,6 +212,12 @@ impl Shell {
         self.tell_news(now);
         self.drain_lanes(now);
         while let Some(done) = self.segments.done() {
+            self.stats.turns.did(match &done {
+                Input::ReadIn { .. } => Chore::ColdRead,
+                Input::SegmentReady { .. } | Input::SegmentFailed { .. } => Chore::Segment,
+                _ => Chore::Checkpoint,
+            });
+            self.counters.segments_made += u64::from(matches!(&done, Input::SegmentReady { .. }));
             self.tell(now, done);
         }
         if self.wake_at_us.is_some_and(|at_us| at_us <= now.mono_us) {
@@ -216,6 +226,9 @@ impl Shell {
         }
         if self.heard {
             let more = self.ring.has_news();
+            if self.shard.is_imaging() {
+                self.stats.turns.did(Chore::Checkpoint);
+            }
             self.tell(now, Input::TurnEnd { more });
             self.heard = false;
             self.carry_out(now);
@@ -443,7 +456,11 @@ impl Shell {
                 Effect::Move { conn, to, moving } => self.move_out(conn, to, moving),
                 Effect::Lane { to, item } => self.lanes.push(to, item),
                 Effect::WriteLog(write) => match self.segments.file(write.segment) {
-                    Ok(file) => {
+                    Ok((file, is_first)) => {
+                        if is_first {
+                            self.counters.segments_begun += 1;
+                            self.stats.turns.did(Chore::Segment);
+                        }
                         self.counters.log_writes += 1;
                         self.counters.log_bytes += write.batch.as_ref().len() as u64;
                         self.ring.write_log(file, write);
@@ -453,10 +470,24 @@ impl Shell {
                         self.failed_writes.push(write.id);
                     }
                 },
-                Effect::PrepareSegment { segment, reuse } => self.segments.prepare(segment, reuse),
-                Effect::RemoveSegment(retired) => self.segments.remove(retired),
-                Effect::Checkpoint { number, bytes, last } => self.segments.checkpoint(number, bytes, last),
-                Effect::ReadIn { segment, mapping } => self.segments.read_in(segment, mapping),
+                Effect::PrepareSegment { segment, reuse } => {
+                    self.counters.segments_reused += u64::from(reuse.is_some());
+                    self.stats.turns.did(Chore::Segment);
+                    self.segments.prepare(segment, reuse);
+                }
+                Effect::RemoveSegment(retired) => {
+                    self.stats.turns.did(Chore::Segment);
+                    self.segments.remove(retired);
+                }
+                Effect::Checkpoint { number, bytes, last } => {
+                    self.stats.turns.did(Chore::Checkpoint);
+                    self.segments.checkpoint(number, bytes, last);
+                }
+                Effect::ReadIn { segment, mapping } => {
+                    self.counters.cold_reads += 1;
+                    self.stats.turns.did(Chore::ColdRead);
+                    self.segments.read_in(segment, mapping);
+                }
                 Effect::WakeAt { mono_us } => self.wake_at_us = Some(mono_us),
                 Effect::Stopped => {
                     self.stopped = true;
