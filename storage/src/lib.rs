@@ -9,9 +9,11 @@
 
 #![deny(unsafe_code)]
 
+mod arrive;
 mod checkpoint;
 mod datadir;
 mod disk;
+mod end;
 mod file;
 mod layout;
 pub mod limits;
@@ -23,6 +25,7 @@ mod recover;
 mod segments;
 mod staging;
 
+pub use arrive::Arriving;
 pub use checkpoint::{
     BadCheckpoint, CHECKPOINT_MAGIC, Checkpoint, CheckpointWriter, Pieces, Position, verify as verify_checkpoint,
 };

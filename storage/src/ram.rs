@@ -191,7 +191,7 @@ impl Disk for RamDisk {
         let memory = Arc::new(Memory::new(size_bytes as usize));
         memory.write(0, &header.encode());
         self.segments.insert(id, Segment { memory, unflushed: BTreeMap::new() });
-        self.open(id, true)
+        self.open(id)
     }
 
     /// # Panics
@@ -208,7 +208,7 @@ impl Disk for RamDisk {
         Ok(())
     }
 
-    fn open(&mut self, id: SegmentId, _populate: bool) -> io::Result<Bytes> {
+    fn open(&mut self, id: SegmentId) -> io::Result<Bytes> {
         let memory = Arc::clone(&segment(&mut self.segments, id)?.memory);
         Ok(Bytes::from_owner(Mapping(memory)))
     }

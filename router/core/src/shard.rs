@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use ahash::RandomState;
-use whimbrel_storage::{Disk, Log, LogOptions, Recovered};
+use whimbrel_storage::{Disk, Log, LogOptions, Position, Recovered};
 use whimbrel_wire::command::CommandError;
 use whimbrel_wire::{Builder, CommandBuilder};
 
@@ -304,6 +304,11 @@ impl Shard {
     /// Bytes that the segments of the log have on the disk, spare ones too.
     pub fn log_bytes(&self) -> u64 {
         self.log.bytes_on_disk()
+    }
+
+    /// Where the log ends, if a start has nothing to read: what [`Log::end`] says.
+    pub fn log_end(&self) -> Option<Position> {
+        self.log.end()
     }
 
     /// Connections open.

@@ -5,6 +5,7 @@
 
 mod checkpoints;
 mod datadir;
+mod ends;
 mod files;
 mod model;
 mod rig;

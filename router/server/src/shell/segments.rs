@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use whimbrel_core::Input;
 use whimbrel_core::ids::ShardId;
-use whimbrel_storage::{CHECKPOINT_MAGIC, FileDisk, Retired, SegmentId, read_in};
+use whimbrel_storage::{CHECKPOINT_MAGIC, FileDisk, Position, Retired, SegmentId, read_in};
 
 use super::sleep::Waker;
 
@@ -103,6 +103,13 @@ impl Segments {
     pub(super) fn read_in(&mut self, segment: SegmentId, mapping: Bytes) {
         self.keeping.send(Keeping::ReadIn(segment, mapping)).expect(ENDS);
         self.outstanding += 1;
+    }
+
+    /// Leaves the mark of a clean end, by which the next start need not look for more.
+    pub(super) fn mark_end(&self, end: Position) {
+        if let Err(error) = self.disk.mark_end(end) {
+            tracing::warn!(%error, "cannot leave the mark of a clean end; nothing is lost, the next start reads a little more");
+        }
     }
 
     /// What was done.

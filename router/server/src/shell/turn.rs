@@ -175,6 +175,9 @@ impl Shell {
             self.publish();
             self.rest().await?;
         }
+        if let Some(end) = self.shard.log_end() {
+            self.segments.mark_end(end);
+        }
         let RingCounters { enters, completions, sends, vectored, receives } = self.ring.counters();
         tracing::debug!(
             shard = self.id.0, enters, completions, sends, vectored, receives, wakes = self.lanes.wakes,
