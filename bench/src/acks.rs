@@ -29,9 +29,6 @@ const WARM_UP: Duration = Duration::from_millis(500);
 /// Windows of the closed loop, of which the median counts.
 const FULL_LOAD_ROUNDS: u32 = 3;
 
-/// The share of full load at which answers are timed.
-const SHARE: f64 = 0.5;
-
 /// The block in which the log's batches are placed.
 const BLOCK_BYTES: f64 = 4096.0;
 
@@ -78,7 +75,7 @@ fn measure(scenario: &Scenario, whimbrel: &Path, scratch: &Path) -> anyhow::Resu
     }
     let full_per_s = median(&full);
     drop(load.take_latencies());
-    load.set_pace(Some(full_per_s * SHARE));
+    load.set_pace(Some(full_per_s * scenario.load_share));
     load.set_in_flight(IN_FLIGHT_MAX);
 
     let (mut acks, mut flushes, mut deliveries) = (Times::default(), Times::default(), Times::default());

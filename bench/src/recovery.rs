@@ -304,7 +304,7 @@ mod tests {
             fs::write(shard.join(format!("{number:010}.seg")), bytes).unwrap();
         };
         // One before it, the one it names, a full one, one that is begun, a spare.
-        [(1, 4), (2, 4), (3, 4), (4, 2), (5, 1)].map(|(number, pages)| segment(number, pages, 4));
+        [(1, 4), (2, 4), (3, 4), (4, 2), (5, 1)].iter().for_each(|&(number, pages)| segment(number, pages, 4));
         let mut head = [0_u8; 64];
         head[40] = 2;
         head[44..48].copy_from_slice(&8192_u32.to_le_bytes());

@@ -50,6 +50,9 @@ pub(crate) struct Scenario {
     /// `recovery`: shards of the server.
     #[serde(default = "one_shard")]
     pub(crate) shards: u16,
+    /// `acks`: the share of full load at which answers are timed.
+    #[serde(default = "half")]
+    pub(crate) load_share: f64,
     /// `stall`: messages a second, all pairs together.
     #[serde(default)]
     pub(crate) per_s: f64,
@@ -84,6 +87,10 @@ fn one() -> u32 {
 
 fn one_shard() -> u16 {
     1
+}
+
+fn half() -> f64 {
+    0.5
 }
 
 fn payload_bytes() -> usize {
@@ -167,6 +174,9 @@ impl Scenario {
             }
             Kind::Idle => positive("connections", self.connections)?,
         }
+        if !(self.load_share > 0.0 && self.load_share <= 1.0) {
+            bail!("`load_share` is above 0 and at most 1");
+        }
         positive("rounds", self.rounds)?;
         if self.more_pairs.is_some() && self.kind != Kind::Pairs {
             bail!("`more_pairs` is only for kind = \"pairs\"");
@@ -223,6 +233,9 @@ mod tests {
             ("name = 'p'\nkind = 'pairs'\npairs = 1\npayload_bytes = 8", "`payload_bytes`"),
             ("name = 'p'\nkind = 'pairs'\npairs = 1\ninflight = 1", "inflight"),
             ("name = 'p'\nkind = 'lanes'\npairs = 1\nmore_pairs = 2", "`more_pairs`"),
+            ("name = 'p'\nkind = 'acks'\npairs = 1\nload_share = 1.5", "`load_share`"),
+            ("name = 'p'\nkind = 'recovery'\npairs = 1\ndevices = 1", "`log_mib`"),
+            ("name = 'p'\nkind = 'stall'\npairs = 1\ndevices = 1\nmessages = 1", "`per_s`"),
             ("name = 'p'\nkind = 'media'", "media"),
         ] {
             let error = format!("{:#}", Scenario::parse(text).unwrap_err());

@@ -1,5 +1,5 @@
-//! The load: pairs of users on one thread and one ring, in a closed loop. A message is done when its `Sent` came to the
-//! sender and it was delivered to and acknowledged by the receiver; each sender keeps `in_flight` of them begun.
+//! The load: pairs of users on one thread and one ring, in a closed loop, or an open one. A message is done when its `Sent` came to the
+//! sender and it was delivered to and acknowledged by the receiver; in a closed loop each sender keeps `in_flight` of them begun.
 //!
 //! Every frame is checked as a careful client would: checksum, table, payload, order, number.
 

@@ -457,6 +457,28 @@ mod tests {
     }
 
     #[test]
+    fn in_an_open_loop_what_is_due_is_sent_when_it_can_be_and_its_time_counts_from_when_it_was_due() {
+        let mut peers = rig(1);
+        peers.set_pace(Some(10.0));
+        peers.resume();
+        peers.clock -= Duration::from_secs(1);
+        // Due 750, 850 and 950 ms after the clock began; the last one is not there yet if this took no time at all.
+        peers.pace.as_mut().unwrap().next_ns = 7.5e8;
+        peers.begin_due();
+        assert!(peers.outstanding() >= 3);
+        let due = |frames: &[(u64, Vec<u8>)]| Stamp::read(&frames[0].1, 128).unwrap().sent_ns;
+        let first = output(&mut peers, 0);
+        assert_eq!((first.len(), due(&first)), (1, 750_000_000), "one is in flight");
+        // The window is over: what was due is sent all the same.
+        peers.sending = false;
+        peers.received(0, &sent(41)).unwrap();
+        peers.received(1, &deliver(4, &first[0].1)).unwrap();
+        let second = output(&mut peers, 0);
+        assert_eq!((second.len(), due(&second)), (1, 850_000_000));
+        assert!(peers.until_due().is_none());
+    }
+
+    #[test]
     fn a_message_is_done_when_stored_and_delivered_and_the_next_follows() {
         let mut peers = rig(1);
         peers.resume();
