@@ -161,6 +161,13 @@ fn grow(scenario: &Scenario, server: &Server, data: &Path, bytes: f64) -> anyhow
         }
         load.pause();
         drain(&mut load)?;
+        if load.outstanding() > 0 {
+            bail!(
+                "{} messages are not done, 20 s after the last that was: {}",
+                load.outstanding(),
+                Metrics::read(data)?.unusual()
+            );
+        }
         inboxes.fill()?;
         now = written()?;
         if told.elapsed() > Duration::from_secs(2) {
