@@ -162,11 +162,8 @@ fn grow(scenario: &Scenario, server: &Server, data: &Path, bytes: f64) -> anyhow
         load.pause();
         drain(&mut load)?;
         if load.outstanding() > 0 {
-            bail!(
-                "{} messages are not done, 20 s after the last that was: {}",
-                load.outstanding(),
-                Metrics::read(data)?.unusual()
-            );
+            let (stuck, unusual) = (load.first_outstanding(), Metrics::read(data)?.unusual());
+            bail!("{} messages are not done, 20 s after the last that was: {stuck}; {unusual}", load.outstanding());
         }
         inboxes.fill()?;
         now = written()?;

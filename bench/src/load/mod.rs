@@ -103,6 +103,11 @@ impl PairsLoad {
         self.peers.faults()
     }
 
+    /// For an error: how far the first pair is that has something outstanding.
+    pub(crate) fn first_outstanding(&self) -> String {
+        self.peers.first_outstanding()
+    }
+
     /// Sends that were refused for the moment and sent again.
     pub(crate) fn refused(&self) -> u64 {
         self.peers.refused

@@ -171,6 +171,21 @@ impl Peers {
         self.pairs.iter().map(Pair::done).min().unwrap_or(0)
     }
 
+    /// For an error: how far the first pair is that has something outstanding.
+    pub(super) fn first_outstanding(&self) -> String {
+        let stuck = self.pairs.iter().position(|pair| pair.begun > pair.done());
+        stuck.map_or_else(String::new, |at| {
+            let pair = &self.pairs[at];
+            format!(
+                "pair {at} began {}, {} are stored, {} delivered{}",
+                pair.begun,
+                pair.stored,
+                pair.ledger.highest(),
+                if pair.again_at.is_some() { ", the rest waits to be sent again" } else { "" }
+            )
+        })
+    }
+
     pub(super) fn faults(&self) -> Faults {
         self.pairs.iter().fold(Faults::default(), |sum, pair| sum.plus(pair.ledger.faults(pair.begun)))
     }
