@@ -19,7 +19,7 @@ use crate::report::Report;
 use crate::run::{self, LOAD_CPU, OTHER_DESCRIPTORS, Options, SERVER_CPU, Target};
 use crate::scenario::{Kind, Scenario};
 use crate::stats::median;
-use crate::{drain, idle, load};
+use crate::{acks, drain, idle, load, recovery, stall};
 
 /// Loads a Whimbrel server through its wire protocol and says what it costs, against a floor measured in the same run.
 #[derive(Parser)]
@@ -128,6 +128,9 @@ fn run_command(scenario: Scenario, arguments: RunArguments) -> anyhow::Result<()
         Kind::Pairs | Kind::Lanes => run::run(&options)?,
         Kind::Drain => drain::run(&options)?,
         Kind::Idle => idle::run(&options)?,
+        Kind::Acks => acks::run(&options)?,
+        Kind::Recovery => recovery::run(&options)?,
+        Kind::Stall => stall::run(&options)?,
     };
     let json = serde_json::to_string_pretty(&report).context("the report as JSON")?;
     publish(arguments.json.as_deref(), &json, &report.text())?;

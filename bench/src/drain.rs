@@ -33,6 +33,9 @@ const COMMITTED: Duration = Duration::from_secs(1);
 /// What has not come for so long after the last that came is lost.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// A turn waits so long for something to do at most.
+const TURN: Duration = Duration::from_millis(5);
+
 /// A drain comes in large pieces.
 const BUFFERS: BufferShape = BufferShape { count: 1024, size_bytes: 16_384 };
 
@@ -59,7 +62,8 @@ fn measure(scenario: &Scenario, whimbrel: &Path, scratch: &Path) -> anyhow::Resu
     let cpus = scenario.server_cpus.as_str();
     let start = Start { program: whimbrel, data: &data, shards: 1, cpus, environment: &scenario.environment };
     let server = Server::whimbrel(&start)?;
-    let mut inboxes = Inboxes::new(scenario, &server, Minter::load(&data)?)?;
+    let pairs = users::pairs(scenario.devices);
+    let mut inboxes = Inboxes::new(&pairs, scenario, &server, Minter::load(&data)?)?;
     let mut samples = Vec::new();
     for round in 1..=scenario.rounds {
         inboxes.fill()?;
@@ -93,7 +97,7 @@ fn measure(scenario: &Scenario, whimbrel: &Path, scratch: &Path) -> anyhow::Resu
 }
 
 /// The devices, those who write to them, and what came.
-struct Inboxes {
+pub(crate) struct Inboxes {
     writers: Vec<Joined>,
     chats: Vec<Chat>,
     names: Vec<String>,
@@ -123,13 +127,17 @@ struct Device {
 
 impl Inboxes {
     /// Logs everybody in once, for who never did cannot be written to, and makes the chats.
-    fn new(scenario: &Scenario, server: &Server, minter: Minter) -> anyhow::Result<Inboxes> {
-        let pairs = users::pairs(scenario.devices);
+    pub(crate) fn new(
+        pairs: &[PairUsers],
+        scenario: &Scenario,
+        server: &Server,
+        minter: Minter,
+    ) -> anyhow::Result<Inboxes> {
         let names: Vec<String> = pairs.iter().map(|pair: &PairUsers| pair.receiver.clone()).collect();
         drop(log_in(server.address(), &minter, &names)?);
         let writers: Vec<String> = pairs.iter().map(|pair| pair.sender.clone()).collect();
         let mut writers = log_in(server.address(), &minter, &writers)?;
-        let chats = make_chats(&mut writers.iter_mut().collect::<Vec<_>>(), &pairs)?;
+        let chats = make_chats(&mut writers.iter_mut().collect::<Vec<_>>(), pairs)?;
         let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         Ok(Inboxes {
             writers,
@@ -145,22 +153,38 @@ impl Inboxes {
         })
     }
 
-    /// Sends each device its messages while it is away.
-    fn fill(&mut self) -> anyhow::Result<()> {
+    /// Sends each device its messages while it is away, to all of them at a time.
+    pub(crate) fn fill(&mut self) -> anyhow::Result<()> {
         let numbers: Vec<u64> = (self.sent + 1..=self.sent + self.messages).collect();
         for piece in numbers.chunks(FILL) {
-            for (pair, (writer, chat)) in self.writers.iter_mut().zip(&self.chats).enumerate() {
-                let payload = |&number: &u64| {
-                    let mut payload = blank(self.payload_bytes);
-                    Stamp { run: self.run, pair: pair as u32, number, sent_ns: 0 }.write(&mut payload);
-                    payload
-                };
-                let payloads: Vec<Vec<u8>> = piece.iter().map(payload).collect();
-                writer.store(chat, piece[0], &payloads).with_context(|| format!("fill inbox {pair}"))?;
+            for pair in 0..self.writers.len() {
+                self.store(pair, piece)?;
             }
         }
         self.sent += self.messages;
         Ok(())
+    }
+
+    /// The same, to one after the other: what waits for one lies together in the log.
+    pub(crate) fn fill_in_turn(&mut self) -> anyhow::Result<()> {
+        let numbers: Vec<u64> = (self.sent + 1..=self.sent + self.messages).collect();
+        for pair in 0..self.writers.len() {
+            for piece in numbers.chunks(FILL) {
+                self.store(pair, piece)?;
+            }
+        }
+        self.sent += self.messages;
+        Ok(())
+    }
+
+    fn store(&mut self, pair: usize, numbers: &[u64]) -> anyhow::Result<()> {
+        let payload = |&number: &u64| {
+            let mut payload = blank(self.payload_bytes);
+            Stamp { run: self.run, pair: pair as u32, number, sent_ns: 0 }.write(&mut payload);
+            payload
+        };
+        let payloads: Vec<Vec<u8>> = numbers.iter().map(payload).collect();
+        self.writers[pair].store(&self.chats[pair], numbers[0], &payloads).with_context(|| format!("fill inbox {pair}"))
     }
 
     /// All devices come and take what waits for them.
@@ -168,16 +192,13 @@ impl Inboxes {
         let begun = Instant::now();
         let (server_ns, own_ns) = (server.clock().now_ns()?, cpu::this_thread_ns()?);
         let before = self.received();
-        let mut ring = Ring::new(self.devices.len() as u32, BUFFERS).context("make an io_uring")?;
-        ring.wait_so(Waits::Awake);
-        for (slot, (device, token)) in (0..).zip(self.devices.iter_mut().zip(&self.tokens)) {
-            ring.adopt(slot, connect(server.address())?).context("hand a socket to io_uring")?;
-            device.come(token);
-            device.write(slot, &mut ring);
+        let mut ring = self.ring()?;
+        for slot in 0..self.devices.len() as u32 {
+            self.come(slot, server, &mut ring)?;
         }
         let mut last = (before, Instant::now());
-        while !self.devices.iter().all(|device| device.is_done(self.sent)) && last.1.elapsed() < PATIENCE {
-            self.turn(&mut ring)?;
+        while !self.have_all(self.devices.len()) && last.1.elapsed() < PATIENCE {
+            self.turn(&mut ring, TURN)?;
             let now = self.received();
             if now != last.0 {
                 last = (now, Instant::now());
@@ -190,8 +211,35 @@ impl Inboxes {
         Ok(Sample { done: self.received() - before, wall_ns, server_cpu_ns, generator_cpu_ns })
     }
 
-    fn turn(&mut self, ring: &mut Ring) -> anyhow::Result<()> {
-        ring.turn(Duration::from_millis(5)).context("io_uring_enter")?;
+    /// Those who write go away.
+    pub(crate) fn leave(&mut self) {
+        self.writers.clear();
+    }
+
+    /// A ring on which all of them can come.
+    pub(crate) fn ring(&self) -> anyhow::Result<Ring> {
+        let mut ring = Ring::new(self.devices.len() as u32, BUFFERS).context("make an io_uring")?;
+        ring.wait_so(Waits::Awake);
+        Ok(ring)
+    }
+
+    /// One device comes.
+    pub(crate) fn come(&mut self, slot: u32, server: &Server, ring: &mut Ring) -> anyhow::Result<()> {
+        let device = &mut self.devices[slot as usize];
+        ring.adopt(slot, connect(server.address())?).context("hand a socket to io_uring")?;
+        device.come(&self.tokens[slot as usize]);
+        device.write(slot, ring);
+        Ok(())
+    }
+
+    /// Whether so many of them, from the first on, have all that was sent to them.
+    pub(crate) fn have_all(&self, devices: usize) -> bool {
+        self.devices[..devices].iter().all(|device| device.is_done(self.sent))
+    }
+
+    /// Takes what came to those that are here; waits for it for so long at most.
+    pub(crate) fn turn(&mut self, ring: &mut Ring, wait: Duration) -> anyhow::Result<()> {
+        ring.turn(wait).context("io_uring_enter")?;
         while let Some(event) = ring.next() {
             match event {
                 Event::Received { slot, filled } => {
@@ -214,11 +262,11 @@ impl Inboxes {
         Ok(())
     }
 
-    fn received(&self) -> u64 {
+    pub(crate) fn received(&self) -> u64 {
         self.devices.iter().map(|device| device.ledger.highest()).sum()
     }
 
-    fn faults(&self) -> Faults {
+    pub(crate) fn faults(&self) -> Faults {
         self.devices.iter().fold(Faults::default(), |sum, device| sum.plus(device.ledger.faults(self.sent)))
     }
 

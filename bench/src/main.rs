@@ -2,6 +2,7 @@
 
 #![deny(unsafe_code)]
 
+mod acks;
 mod buffers;
 mod cli;
 mod connect;
@@ -14,11 +15,14 @@ mod idle;
 mod load;
 mod measure;
 mod memory;
+mod metrics;
 mod process;
+mod recovery;
 mod report;
 mod ring;
 mod run;
 mod scenario;
+mod stall;
 mod stats;
 mod strace;
 mod token;

@@ -41,6 +41,11 @@ impl Sample {
         self.server_cpu_ns as f64 / self.done.max(1) as f64
     }
 
+    /// Done a second.
+    pub(crate) fn per_s(&self) -> f64 {
+        self.done as f64 / self.wall_ns.max(1) as f64 * 1e9
+    }
+
     /// Cores that the server kept busy.
     pub(crate) fn server_busy(&self) -> f64 {
         self.server_cpu_ns as f64 / self.wall_ns.max(1) as f64

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
-use crate::stats::Percentiles;
+use crate::stats::{Percentiles, median};
 
 /// The schema of [`Report`].
 pub(crate) const SCHEMA: &str = "whimbrel-bench/1";
@@ -31,8 +31,26 @@ pub(crate) struct Report {
     pub(crate) kernel_bytes_per_connection: Option<f64>,
     pub(crate) syscalls_per_delivered: Option<f64>,
     pub(crate) disk_flush_us: Option<Percentiles>,
+    /// `acks`: p99 of `Sent` at half load over the disk's own, median of the rounds.
+    pub(crate) ack_ratio_to_flush: Option<f64>,
+    /// `recovery`: time from the start of the server until it serves over the time to read what it reads, medians.
+    pub(crate) recovery_ratio_to_read: Option<f64>,
+    /// `recovery`: milliseconds from the start until it serves after a clean shutdown.
+    pub(crate) clean_open_ms: Option<f64>,
+    /// `stall`: turns of the shard less the time without a core, in microseconds.
+    pub(crate) turn_own_us: Option<Turns>,
     pub(crate) env: Environment,
     pub(crate) detail: Detail,
+}
+
+/// Lengths of turns in microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Turns {
+    pub(crate) count: u64,
+    pub(crate) p50: f64,
+    pub(crate) p999: f64,
+    pub(crate) p99999: f64,
+    pub(crate) max: f64,
 }
 
 /// On what it was measured.
@@ -73,6 +91,20 @@ pub(crate) struct Detail {
     /// CPU seconds of the server's threads that live, by name.
     pub(crate) server_threads_cpu_s: BTreeMap<String, f64>,
     pub(crate) syscalls_by_name: BTreeMap<String, u64>,
+    /// `acks`: by round, and what the closed loop did.
+    pub(crate) ack_ratio_rounds: Vec<f64>,
+    pub(crate) full_load_per_s: Option<f64>,
+    /// `recovery`: by round.
+    pub(crate) recovery_rounds_ms: Vec<f64>,
+    pub(crate) read_rounds_ms: Vec<f64>,
+    pub(crate) clean_open_rounds_ms: Vec<f64>,
+    /// Bytes that were read, and of all segments.
+    pub(crate) read_bytes: Option<u64>,
+    pub(crate) log_bytes: Option<u64>,
+    /// `stall`: what went on meanwhile, by its name.
+    pub(crate) chores: BTreeMap<String, u64>,
+    /// `stall`: turns above a millisecond, by what was in them.
+    pub(crate) long_turns: BTreeMap<String, u64>,
 }
 
 impl Report {
@@ -96,6 +128,10 @@ impl Report {
             kernel_bytes_per_connection: None,
             syscalls_per_delivered: None,
             disk_flush_us: None,
+            ack_ratio_to_flush: None,
+            recovery_ratio_to_read: None,
+            clean_open_ms: None,
+            turn_own_us: None,
             env,
             detail: Detail::default(),
         }
@@ -125,6 +161,19 @@ impl Report {
         line("latency µs", times(self.latency_us));
         line("ack latency µs", times(self.ack_latency_us));
         line("disk flush µs", times(self.disk_flush_us));
+        line("full load per s", number(self.detail.full_load_per_s, 0));
+        line("ack p99 to flush p99", number(self.ack_ratio_to_flush, 2));
+        line("recovery ms, median", number(median_of(&self.detail.recovery_rounds_ms), 0));
+        line("reading alone ms, median", number(median_of(&self.detail.read_rounds_ms), 0));
+        line("recovery to reading", number(self.recovery_ratio_to_read, 2));
+        line("clean open ms", number(self.clean_open_ms, 0));
+        line("turns", self.turn_own_us.map(|it| it.count.to_string()));
+        let turns = self
+            .turn_own_us
+            .map(|it| format!("p50 {:.0}  p99.9 {:.0}  p99.999 {:.0}  max {:.0}", it.p50, it.p999, it.p99999, it.max));
+        line("own time of a turn µs", turns);
+        line("meanwhile", named(&self.detail.chores));
+        line("turns above 1 ms", self.turn_own_us.map(|_| named(&self.detail.long_turns).unwrap_or("none".into())));
         line("lost, duplicated, reordered", self.promises());
         line("user bytes per connection", number(self.user_bytes_per_connection, 0));
         line("kernel bytes per connection", number(self.kernel_bytes_per_connection, 0));
@@ -135,6 +184,17 @@ impl Report {
     fn promises(&self) -> Option<String> {
         Some(format!("{}, {}, {}", self.lost?, self.duplicated?, self.reordered?))
     }
+}
+
+fn median_of(values: &[f64]) -> Option<f64> {
+    (!values.is_empty()).then(|| median(values))
+}
+
+/// Counts with their names.
+fn named(counts: &BTreeMap<String, u64>) -> Option<String> {
+    let each = counts.iter().filter(|(_, count)| **count > 0).map(|(name, count)| format!("{count} {name}"));
+    let all = each.collect::<Vec<_>>().join(", ");
+    (!all.is_empty()).then_some(all)
 }
 
 #[cfg(test)]
@@ -165,6 +225,10 @@ mod tests {
             "kernel_bytes_per_connection",
             "syscalls_per_delivered",
             "disk_flush_us",
+            "ack_ratio_to_flush",
+            "recovery_ratio_to_read",
+            "clean_open_ms",
+            "turn_own_us",
             "env",
             "detail",
         ];

@@ -181,7 +181,9 @@ fn subjects(options: &Options, scratch: &Path) -> anyhow::Result<Vec<Subject>> {
             let one = SERVER_CPU.to_string();
             Ok(vec![spawn("two-shards", 2, cpus, &across)?, spawn("one-shard", 1, &one, &across)?])
         }
-        Kind::Drain | Kind::Idle => bail!("scenario {} has no pairs", scenario.name),
+        Kind::Drain | Kind::Idle | Kind::Acks | Kind::Recovery | Kind::Stall => {
+            bail!("scenario {} has no pairs", scenario.name)
+        }
     }
 }
 
@@ -189,7 +191,7 @@ fn plan(scenario: &Scenario, pairs: Vec<PairUsers>) -> Plan {
     let waits = match scenario.kind {
         Kind::Pairs => Waits::Awake,
         // Its core is the second shard's too.
-        Kind::Lanes | Kind::Drain | Kind::Idle => Waits::Asleep,
+        _ => Waits::Asleep,
     };
     Plan { pairs, in_flight: scenario.in_flight, payload_bytes: scenario.payload_bytes, waits }
 }
@@ -214,10 +216,10 @@ fn partitions(data: &Path) -> anyhow::Result<u16> {
 
 /// For a line of progress.
 pub(crate) fn describe(sample: &Sample) -> String {
-    let per_s = sample.done as f64 / sample.wall_ns.max(1) as f64 * 1e9;
     format!(
-        "{:.0} ns each, {per_s:.0} a second, server {:.2} busy, load {:.2} busy",
+        "{:.0} ns each, {:.0} a second, server {:.2} busy, load {:.2} busy",
         sample.cpu_ns_each(),
+        sample.per_s(),
         sample.server_busy(),
         sample.generator_busy()
     )
@@ -247,7 +249,7 @@ fn fill(report: &mut Report, scenario: &Scenario, subjects: &mut [Subject]) {
                 report.detail.ratio_of_more_pairs = Some(other_each / each);
                 report.detail.floor_ratio_of_more_pairs = Some(median(&report.detail.floor_of_more_rounds_ns) / floor);
             }
-            Kind::Drain | Kind::Idle => {}
+            _ => {}
         }
     }
     let latencies = first.load.take_latencies();

@@ -44,6 +44,18 @@ pub(crate) struct Scenario {
     pub(crate) devices: u32,
     #[serde(default)]
     pub(crate) messages: u32,
+    /// `recovery`: MiB of the log, half of which is behind the newest checkpoint.
+    #[serde(default)]
+    pub(crate) log_mib: u32,
+    /// `recovery`: shards of the server.
+    #[serde(default = "one_shard")]
+    pub(crate) shards: u16,
+    /// `acks`: the share of full load at which answers are timed.
+    #[serde(default = "half")]
+    pub(crate) load_share: f64,
+    /// `stall`: messages a second, all pairs together.
+    #[serde(default)]
+    pub(crate) per_s: f64,
     /// `idle`: connections that are held.
     #[serde(default)]
     pub(crate) connections: u32,
@@ -61,10 +73,24 @@ pub(crate) enum Kind {
     Drain,
     /// Connections that log in and do nothing.
     Idle,
+    /// Answers at half load against the disk's own flushes.
+    Acks,
+    /// Starts after a crash against reading alone, and starts after a clean shutdown.
+    Recovery,
+    /// Turns while the log's chores go on.
+    Stall,
 }
 
 fn one() -> u32 {
     1
+}
+
+fn one_shard() -> u16 {
+    1
+}
+
+fn half() -> f64 {
+    0.5
 }
 
 fn payload_bytes() -> usize {
@@ -114,6 +140,8 @@ impl Scenario {
     pub(crate) fn connections_max(&self) -> u32 {
         match self.kind {
             Kind::Pairs | Kind::Lanes => 2 * self.pairs.max(self.more_pairs.unwrap_or(0)),
+            Kind::Acks => 2 * self.pairs,
+            Kind::Recovery | Kind::Stall => 2 * self.pairs + 2 * self.devices,
             Kind::Drain => 2 * self.devices,
             Kind::Idle => self.connections,
         }
@@ -125,12 +153,29 @@ impl Scenario {
             _ => Ok(()),
         };
         match self.kind {
-            Kind::Pairs | Kind::Lanes => positive("pairs", self.pairs)?,
+            Kind::Pairs | Kind::Lanes | Kind::Acks => positive("pairs", self.pairs)?,
+            Kind::Recovery => {
+                positive("pairs", self.pairs)?;
+                positive("devices", self.devices)?;
+                positive("log_mib", self.log_mib)?;
+                positive("shards", self.shards.into())?;
+            }
+            Kind::Stall => {
+                positive("pairs", self.pairs)?;
+                positive("devices", self.devices)?;
+                positive("messages", self.messages)?;
+                if !(self.per_s.is_finite() && (1.0..=1e6).contains(&self.per_s)) {
+                    bail!("`per_s` is from 1 to a million messages a second");
+                }
+            }
             Kind::Drain => {
                 positive("devices", self.devices)?;
                 positive("messages", self.messages)?;
             }
             Kind::Idle => positive("connections", self.connections)?,
+        }
+        if !(self.load_share > 0.0 && self.load_share <= 1.0) {
+            bail!("`load_share` is above 0 and at most 1");
         }
         positive("rounds", self.rounds)?;
         if self.more_pairs.is_some() && self.kind != Kind::Pairs {
@@ -164,7 +209,7 @@ mod tests {
             names.push(scenario.name);
         }
         names.sort();
-        assert_eq!(names, ["drain", "idle", "lanes", "pairs", "pairs100", "pairs16"]);
+        assert_eq!(names, ["acks", "drain", "idle", "lanes", "pairs", "pairs100", "pairs16", "recovery", "stall"]);
     }
 
     #[test]
@@ -188,6 +233,9 @@ mod tests {
             ("name = 'p'\nkind = 'pairs'\npairs = 1\npayload_bytes = 8", "`payload_bytes`"),
             ("name = 'p'\nkind = 'pairs'\npairs = 1\ninflight = 1", "inflight"),
             ("name = 'p'\nkind = 'lanes'\npairs = 1\nmore_pairs = 2", "`more_pairs`"),
+            ("name = 'p'\nkind = 'acks'\npairs = 1\nload_share = 1.5", "`load_share`"),
+            ("name = 'p'\nkind = 'recovery'\npairs = 1\ndevices = 1", "`log_mib`"),
+            ("name = 'p'\nkind = 'stall'\npairs = 1\ndevices = 1\nmessages = 1", "`per_s`"),
             ("name = 'p'\nkind = 'media'", "media"),
         ] {
             let error = format!("{:#}", Scenario::parse(text).unwrap_err());

@@ -36,6 +36,11 @@ impl Times {
         self.0.saturating_record(ns);
     }
 
+    /// Adds what another one has.
+    pub(crate) fn add(&mut self, other: &Times) {
+        self.0.add(&other.0).expect("both have the same bounds");
+    }
+
     /// The percentiles, or `None` of nothing.
     pub(crate) fn percentiles(&self) -> Option<Percentiles> {
         let us = |ns: u64| ns as f64 / 1000.0;

@@ -5,7 +5,7 @@ use std::io;
 
 use bytes::Bytes;
 
-use crate::SegmentId;
+use crate::{Arriving, SegmentId};
 
 /// Segments by number. [`Log::open`](crate::Log::open) reads and repairs through it; afterwards the log does no I/O of
 /// its own and its owner carries out what [`Log::next_write`](crate::Log::next_write) and
@@ -26,9 +26,14 @@ pub trait Disk {
     /// Removes a segment that nobody needs any more.
     fn remove(&mut self, id: SegmentId) -> io::Result<()>;
 
-    /// The read-only mapping of a whole segment; with its pages read in already if `populate`. What is written later is visible
-    /// in it at once.
-    fn open(&mut self, id: SegmentId, populate: bool) -> io::Result<Bytes>;
+    /// The read-only mapping of a whole segment. What is written later is visible in it at once.
+    fn open(&mut self, id: SegmentId) -> io::Result<Bytes>;
+
+    /// Begins to read mappings in, in this order, for somebody who goes through them.
+    fn read_ahead(&mut self, segments: Vec<Bytes>) -> io::Result<Arriving> {
+        let _ = segments;
+        Ok(Arriving::done())
+    }
 
     /// Writes bytes in place. They are on stable storage when it returns.
     fn write(&mut self, id: SegmentId, offset: u32, bytes: &[u8]) -> io::Result<()>;
@@ -44,4 +49,14 @@ pub trait Disk {
 
     /// Puts a damaged checkpoint where it does not count any more, for good, and is not lost.
     fn set_aside_checkpoint(&mut self, number: u64) -> io::Result<()>;
+
+    /// The mark of a clean end, as it was written: [`Log::end`](crate::Log::end).
+    fn read_end(&mut self) -> io::Result<Option<Vec<u8>>> {
+        Ok(None)
+    }
+
+    /// Removes that mark, if it is there. It is gone for good when this returns.
+    fn remove_end(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }

@@ -10,7 +10,7 @@ use rustix::fs::FallocateFlags;
 use rustix::io::{Errno, ReadWriteFlags};
 
 use crate::layout::SegmentHeader;
-use crate::{Disk, SegmentId, mapping};
+use crate::{Arriving, Disk, Position, SegmentId, end, mapping};
 
 /// Zeros are written in pieces of this size.
 const ZEROS_BYTES: usize = 256 << 10;
@@ -20,6 +20,9 @@ const CHECKPOINT_FILES: usize = 3;
 
 /// What the file of a checkpoint that is being written ends with.
 const CHECKPOINT_TMP: &str = ".ckpt.tmp";
+
+/// The file of the mark of a clean end.
+const END: &str = "end";
 
 /// The segment files of one shard. A clone is another handle of the same files, to make segments on another thread:
 /// [`FileDisk::create_segment`].
@@ -166,6 +169,11 @@ impl FileDisk {
         }
     }
 
+    /// Leaves the mark of a clean end, [`Log::end`](crate::Log::end), for the next start.
+    pub fn mark_end(&self, position: Position) -> io::Result<()> {
+        crate::write_atomic(&self.directory, END, &end::encode(position, self.shard))
+    }
+
     fn checkpoint_path(&self, number: u64) -> PathBuf {
         self.directory.join(format!("{number:010}.ckpt"))
     }
@@ -252,8 +260,12 @@ impl Disk for FileDisk {
         self.remove_segment(id)
     }
 
-    fn open(&mut self, id: SegmentId, populate: bool) -> io::Result<Bytes> {
-        self.map(id, populate)
+    fn open(&mut self, id: SegmentId) -> io::Result<Bytes> {
+        self.map(id, false)
+    }
+
+    fn read_ahead(&mut self, segments: Vec<Bytes>) -> io::Result<Arriving> {
+        Arriving::start(segments)
     }
 
     fn write(&mut self, id: SegmentId, offset: u32, bytes: &[u8]) -> io::Result<()> {
@@ -276,6 +288,20 @@ impl Disk for FileDisk {
         let path = self.checkpoint_path(number);
         fs::rename(&path, path.with_extension("ckpt.bad"))?;
         sync_directory(&self.directory)
+    }
+
+    fn read_end(&mut self) -> io::Result<Option<Vec<u8>>> {
+        match fs::read(self.directory.join(END)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    fn remove_end(&mut self) -> io::Result<()> {
+        match fs::remove_file(self.directory.join(END)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other.and_then(|()| sync_directory(&self.directory)),
+        }
     }
 }
 

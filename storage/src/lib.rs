@@ -11,10 +11,12 @@
 
 #![deny(unsafe_code)]
 
+mod arrive;
 mod checkpoint;
 mod cold;
 mod datadir;
 mod disk;
+mod end;
 mod file;
 mod finding;
 pub mod inspect;
@@ -31,6 +33,7 @@ mod segments;
 mod staging;
 mod verify;
 
+pub use arrive::Arriving;
 pub use checkpoint::{
     BadCheckpoint, CHECKPOINT_MAGIC, Checkpoint, CheckpointWriter, Pieces, Position, verify as verify_checkpoint,
 };

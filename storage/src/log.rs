@@ -168,6 +168,7 @@ impl Log {
         let start = recover::newest_checkpoint(&options, disk, on_piece)?;
         let found = recover::recover(&options, disk, &start, on_record)?;
         start.set_aside(disk)?;
+        disk.remove_end().map_err(|source| OpenError::End { source })?;
         let cold = Cold::new(found.cold, options.segment_size);
         let mut segments = Segments::new(found.segments.first().map_or(SegmentId::FIRST, |(id, _)| *id), cold);
         for (id, segment) in found.segments {
@@ -462,6 +463,13 @@ impl Log {
         // One that begins in a segment that is not prepared yet begins behind the last one that is.
         let generation = self.segments.get(segment).map_or(0, |it| it.generation);
         Position { segment, generation, offset, batch }
+    }
+
+    /// Where the log ends, if all of it is durable and in the newest checkpoint: what the mark of a clean end says.
+    pub fn end(&self) -> Option<Position> {
+        let position = self.position();
+        let all = !self.poisoned && self.staged.is_empty() && position.generation != 0;
+        (all && self.newest_checkpoint().is_some_and(|newest| newest.position == position)).then_some(position)
     }
 
     /// Lets the next batch begin in a new segment, if one is prepared and this one has something in it: so that what is in this

@@ -6,7 +6,11 @@ use std::fs::File;
 use std::io;
 
 use bytes::Bytes;
-use memmap2::{Mmap, MmapOptions};
+use memmap2::{Advice, Mmap, MmapOptions, UncheckedAdvice};
+
+/// Work on the pages of a mapping is asked of the kernel in pieces: it keeps others from changing the process's memory map
+/// meanwhile, and a core that only wants memory from the allocator would wait for all of a segment.
+const PIECE_BYTES: usize = 1 << 20;
 
 struct Mapping(Mmap);
 
@@ -16,22 +20,47 @@ impl AsRef<[u8]> for Mapping {
     }
 }
 
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        for from in (0..self.0.len()).step_by(PIECE_BYTES) {
+            let len = PIECE_BYTES.min(self.0.len() - from);
+            // SAFETY: nobody looks at this mapping any more; what its pages have is in the file. Where the kernel refuses, all
+            // of them go with the mapping.
+            let _ = unsafe { self.0.unchecked_advise_range(UncheckedAdvice::DontNeed, from, len) };
+        }
+    }
+}
+
 /// Maps the whole of a segment file, and shared, so that what is written to the file later is seen; with its pages read in
 /// if `populate`. Every clone and slice of the result holds the mapping.
 pub(crate) fn map(file: &File, populate: bool) -> io::Result<Bytes> {
-    let mut options = MmapOptions::new();
-    if populate {
-        options.populate();
-    }
     // SAFETY: the file is a segment in a data directory that is locked against other processes; it never shrinks, so no access
     // is beyond its end. Bytes change under the mapping only where a batch is being written, and nobody reads those before
     // the write has completed, and when the file is used for another segment, once nobody holds this mapping any more.
-    let mapping = unsafe { options.map(file)? };
-    Ok(Bytes::from_owner(Mapping(mapping)))
+    let mapping = unsafe { MmapOptions::new().map(file)? };
+    if !populate {
+        // The first look is at its header. Left to itself the kernel reads as much around it as its read-ahead may (8 MiB here: half
+        // a gibibyte for a log of 64 segments). Where it does not take the advice it does so.
+        let _ = mapping.advise(Advice::Random);
+        std::hint::black_box(mapping.first().copied());
+        let _ = mapping.advise(Advice::Normal);
+    }
+    let bytes = Bytes::from_owner(Mapping(mapping));
+    if populate {
+        // What cannot be read in is read, or found out to be unreadable, by whoever looks at it.
+        let _ = read_in(&bytes);
+    }
+    Ok(bytes)
 }
 
 /// Reads the pages of a mapping in, so that looking at them does not wait for the disk. It blocks: not for a core.
 pub fn read_in(mapping: &Bytes) -> io::Result<()> {
+    (0..mapping.len())
+        .step_by(PIECE_BYTES)
+        .try_for_each(|from| read_in_piece(&mapping.slice(from..mapping.len().min(from + PIECE_BYTES))))
+}
+
+fn read_in_piece(mapping: &Bytes) -> io::Result<()> {
     let start = mapping.as_ptr();
     let before = start.addr() % crate::limits::PAGE_BYTES as usize;
     // SAFETY: the pages that `mapping` lies in are mapped for as long as it lives, and advice to read them changes no byte.

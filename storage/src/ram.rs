@@ -293,7 +293,7 @@ impl Disk for RamDisk {
         Ok(())
     }
 
-    fn open(&mut self, id: SegmentId, _populate: bool) -> io::Result<Bytes> {
+    fn open(&mut self, id: SegmentId) -> io::Result<Bytes> {
         if self.fails_to_read() { Err(eio("read")) } else { self.map(id) }
     }
 

@@ -4,17 +4,18 @@
 //! damage, or what is left of it without a header, lies where it began and nothing valid follows: then it is zeroed and
 //! reported. Anything else that is not as it was written is rot: the disk is left alone and the log does not open.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::io;
 use std::ops::Range;
 
 use bytes::Bytes;
 
-use crate::checkpoint::{self, BadCheckpoint, Checkpoint};
+use crate::checkpoint::{self, BadCheckpoint, Checkpoint, Position};
 use crate::layout::{self, BATCH_HEADER_BYTES, BadSegment, BatchHeader, FIRST_BATCH_OFFSET, SegmentHeader};
 use crate::limits::{BATCH_MAX_BYTES, PAGE_BYTES};
 use crate::segments::Segment;
-use crate::{Disk, Location, LogOptions, RecordHeader, SegmentId};
+use crate::{Arriving, Disk, Location, LogOptions, RecordHeader, SegmentId, end};
 
 /// What opening a log found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -89,6 +90,12 @@ pub enum OpenError {
     CheckpointIo {
         /// Which; 0 if they could not be listed.
         number: u64,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The disk refused to give the mark of a clean end, or to remove it.
+    #[error("cannot read or remove the mark of a clean end (`end`): {source}")]
+    End {
         /// Why not.
         source: io::Error,
     },
@@ -276,7 +283,22 @@ pub(crate) fn recover(
         }
         None => (At { segment: 0, offset: FIRST_BATCH_OFFSET }, 1),
     };
-    let mut walk = Walk { segments: &segments[behind..], next_batch: first_batch, records: 0 };
+    let walked = &segments[behind..];
+    if from.is_some() && ends_at(options, disk, from, begin, walked)? {
+        let report = Recovered { segments: segments.len() as u32, ..Recovered::default() };
+        let tail_segment = walked[0].1.id;
+        return Ok(Found {
+            next_batch: first_batch,
+            tail_segment,
+            tail_offset: begin.offset,
+            report,
+            segments: held,
+            cold,
+        });
+    }
+    let arriving = disk.read_ahead(walked.iter().map(|(mapping, _)| mapping.clone()).collect());
+    let arriving = RefCell::new(arriving.map_err(failed("read", walked_from))?);
+    let mut walk = Walk { segments: walked, arriving, next_batch: first_batch, records: 0 };
     let (last, tail) = walk.accept(begin, on_record)?;
     if walk.next_batch < start.through {
         // The checkpoint has what stood here: it was durable.
@@ -312,11 +334,27 @@ pub(crate) fn recover(
 /// What holds segments.
 type Held = Vec<(SegmentId, Segment)>;
 
+/// Whether the mark of a clean end is there and says that the log ends at the position of the newest checkpoint, and nothing
+/// lies there: then nothing was ever written behind it.
+fn ends_at(
+    options: &LogOptions,
+    disk: &mut dyn Disk,
+    position: Option<Position>,
+    at: At,
+    walked: &[(Bytes, SegmentHeader)],
+) -> Result<bool, OpenError> {
+    let mark = disk.read_end().map_err(|source| OpenError::End { source })?;
+    let end = mark.and_then(|mark| end::decode(&mark, options.shard));
+    let page = walked[at.segment].0.get(at.offset as usize..).unwrap_or_default();
+    let page = &page[..page.len().min(PAGE_BYTES as usize)];
+    Ok(end.is_some() && end == position && layout::is_zero(page))
+}
+
 /// Views of segments, with their headers.
 type Views = Vec<(Bytes, SegmentHeader)>;
 
-/// All segments, in order, with their headers checked: what holds them, and their views, and apart from them the cold ones. From the one that a
-/// checkpoint names on, or the first, none is missing, and their pages are read in; of
+/// All segments, in order, with their headers checked: what holds them, and their views, and apart from them the cold ones. From
+/// the one that a checkpoint names on, or the first, none is missing; of
 /// those before it some may be gone, for nobody needed them. A log without any, and without a checkpoint, gets its first.
 fn open_segments(
     options: &LogOptions,
@@ -330,7 +368,7 @@ fn open_segments(
     let cold_ids = ids.split_off(ids.partition_point(|id| !id.is_cold()));
     let mut cold = Vec::with_capacity(cold_ids.len());
     for id in cold_ids {
-        let mapping = disk.open(id, false).map_err(failed("open", id))?;
+        let mapping = disk.open(id).map_err(failed("open", id))?;
         let header = check_segment(options, id, &mapping)?;
         cold.push((id, Segment::new(mapping, header.generation, false)));
     }
@@ -352,7 +390,7 @@ fn open_segments(
             }
             expected = id.next();
         }
-        let mapping = disk.open(id, id >= walked_from).map_err(failed("open", id))?;
+        let mapping = disk.open(id).map_err(failed("open", id))?;
         let header = check_segment(options, id, &mapping)?;
         // Who is given records looks at views, which are counted.
         let segment = Segment::new(mapping, header.generation, id >= walked_from);
@@ -393,6 +431,8 @@ fn check_segment(options: &LogOptions, id: SegmentId, mapping: &Bytes) -> Result
 
 struct Walk<'a> {
     segments: &'a [(Bytes, SegmentHeader)],
+    /// How far they are read in.
+    arriving: RefCell<Arriving>,
     next_batch: u64,
     records: u64,
 }
@@ -427,6 +467,7 @@ impl Walk<'_> {
     /// What lies at this place. Only a batch's header ever lies there, so a valid one that is not the next is misplaced.
     fn look(&self, at: At) -> Result<Next, OpenError> {
         let (mapping, segment) = &self.segments[at.segment];
+        self.wait(at.segment, at.offset as usize + BATCH_MAX_BYTES as usize);
         let rest = &mapping[at.offset as usize..];
         let Some(header) = BatchHeader::decode(rest) else {
             return Ok(Next::Absent);
@@ -450,6 +491,7 @@ impl Walk<'_> {
         let Some((mapping, segment)) = self.segments.get(next.segment) else {
             return Ok(None);
         };
+        self.wait(next.segment, next.offset as usize + BATCH_HEADER_BYTES as usize);
         let header = BatchHeader::decode(&mapping[next.offset as usize..]);
         let goes_on =
             header.is_some_and(|header| header.generation == segment.generation && header.number == self.next_batch);
@@ -518,6 +560,7 @@ impl Walk<'_> {
     /// The extent of pages from `from` on that are not zeros, or [`Valid`] if one from `after` on starts with a batch's header.
     fn scan(&self, segment: usize, from: u32, after: u32) -> Result<Option<Range<u32>>, Valid> {
         let (mapping, header) = &self.segments[segment];
+        self.wait(segment, mapping.len());
         let mut stray: Option<Range<u32>> = None;
         for offset in (from..header.size_bytes).step_by(PAGE_BYTES as usize) {
             let page = &mapping[offset as usize..(offset + PAGE_BYTES) as usize];
@@ -532,6 +575,11 @@ impl Walk<'_> {
             stray = Some(start..offset + PAGE_BYTES);
         }
         Ok(stray)
+    }
+
+    /// Waits until a segment is read in up to an offset, or whole.
+    fn wait(&self, segment: usize, offset: usize) {
+        self.arriving.borrow_mut().wait(segment, offset.min(self.segments[segment].0.len()));
     }
 
     fn rot(&self, at: At, reason: RotReason) -> OpenError {

@@ -1,5 +1,5 @@
-//! The load: pairs of users on one thread and one ring, in a closed loop. A message is done when its `Sent` came to the
-//! sender and it was delivered to and acknowledged by the receiver; each sender keeps `in_flight` of them begun.
+//! The load: pairs of users on one thread and one ring, in a closed loop, or an open one. A message is done when its `Sent` came to the
+//! sender and it was delivered to and acknowledged by the receiver; in a closed loop each sender keeps `in_flight` of them begun.
 //!
 //! Every frame is checked as a careful client would: checksum, table, payload, order, number.
 
@@ -33,6 +33,9 @@ pub(crate) const IN_FLIGHT_MAX: u32 = 64;
 
 /// Two deliveries of 16 in flight fill one; what is longer comes in several.
 const BUFFERS: BufferShape = BufferShape { count: 4096, size_bytes: 2048 };
+
+/// A turn waits so long for something to do at most.
+const TURN: Duration = Duration::from_millis(5);
 
 /// How much is to be loaded, and by whom.
 #[derive(Clone, Debug)]
@@ -84,9 +87,25 @@ impl PairsLoad {
         std::mem::take(&mut self.peers.latencies)
     }
 
+    /// From the next window on messages are due at an even pace, so many a second of all pairs together, whatever has become of
+    /// those before them, and their times count from then; `None` is a closed loop.
+    pub(crate) fn set_pace(&mut self, per_s: Option<f64>) {
+        self.peers.set_pace(per_s);
+    }
+
+    /// From the next window on so many messages of a pair are in flight at most.
+    pub(crate) fn set_in_flight(&mut self, in_flight: u32) {
+        self.peers.in_flight = u64::from(in_flight);
+    }
+
     /// What is broken so far. Call it when nothing is outstanding, or nothing will come any more.
     pub(crate) fn faults(&self) -> Faults {
         self.peers.faults()
+    }
+
+    /// For an error: how far the first pair is that has something outstanding.
+    pub(crate) fn first_outstanding(&self) -> String {
+        self.peers.first_outstanding()
     }
 
     /// Sends that were refused for the moment and sent again.
@@ -106,8 +125,10 @@ impl PairsLoad {
 
 impl Load for PairsLoad {
     fn turn(&mut self) -> anyhow::Result<()> {
+        self.peers.begin_due();
         self.flush();
-        self.ring.turn(Duration::from_millis(5)).context("io_uring_enter")?;
+        let wait = self.peers.until_due().map_or(TURN, |until| until.min(TURN));
+        self.ring.turn(wait).context("io_uring_enter")?;
         while let Some(event) = self.ring.next() {
             match event {
                 Event::Received { slot, filled } => {

@@ -1,5 +1,6 @@
 //! The state of all pairs and connections, without sockets: bytes in, bytes out.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -36,6 +37,15 @@ pub(super) struct Pair {
     sent_ns: [u64; IN_FLIGHT_MAX as usize],
     /// A send was refused: all that were not stored go again at this time.
     again_at: Option<Instant>,
+    /// Open loop: when messages were due that wait for one in flight to be done.
+    due_ns: VecDeque<u64>,
+}
+
+/// An open loop: messages are due at even intervals, whatever has become of those before them. The pairs take turns.
+struct Pace {
+    every_ns: f64,
+    next_ns: f64,
+    next_pair: u32,
 }
 
 impl Pair {
@@ -47,6 +57,7 @@ impl Pair {
             ledger: Ledger::default(),
             sent_ns: [0; IN_FLIGHT_MAX as usize],
             again_at: None,
+            due_ns: VecDeque::new(),
         }
     }
 
@@ -64,7 +75,9 @@ pub(super) struct Peers {
     waiting: Vec<u32>,
     builder: Builder,
     payload: Vec<u8>,
-    in_flight: u64,
+    pub(super) in_flight: u64,
+    /// `None` in a closed loop.
+    pace: Option<Pace>,
     run: u64,
     clock: Instant,
     pub(super) done: u64,
@@ -85,6 +98,7 @@ impl Peers {
             builder: Builder::default(),
             payload: blank(plan.payload_bytes),
             in_flight: u64::from(plan.in_flight),
+            pace: None,
             run: since_1970.as_nanos() as u64,
             clock: Instant::now(),
             done: 0,
@@ -104,23 +118,72 @@ impl Peers {
         }
     }
 
-    /// Begins as many messages as may be in flight.
+    /// Begins as many messages as may be in flight, or, in an open loop, lets the first be due.
     pub(super) fn resume(&mut self) {
         self.sending = true;
+        let now_ns = self.now_ns() as f64;
+        if let Some(pace) = &mut self.pace {
+            pace.next_ns = now_ns;
+            return;
+        }
         for pair in 0..self.pairs.len() as u32 {
             self.begin(pair);
         }
     }
 
+    /// From the next window on so many messages a second are due, all pairs together; `None` closes the loop. A message's
+    /// time counts from when it was due, also if it could not be sent then.
+    pub(super) fn set_pace(&mut self, per_s: Option<f64>) {
+        self.pace = per_s.map(|per_s| Pace { every_ns: 1e9 / per_s, next_ns: 0.0, next_pair: 0 });
+    }
+
+    /// Begins what is due.
+    pub(super) fn begin_due(&mut self) {
+        if self.pace.is_none() || !self.sending {
+            return;
+        }
+        let now_ns = self.now_ns() as f64;
+        while let Some(pace) = &mut self.pace
+            && pace.next_ns <= now_ns
+        {
+            let (due_ns, pair) = (pace.next_ns as u64, pace.next_pair);
+            pace.next_ns += pace.every_ns;
+            pace.next_pair = (pair + 1) % self.pairs.len() as u32;
+            self.pairs[pair as usize].due_ns.push_back(due_ns);
+            self.begin(pair);
+        }
+    }
+
+    /// How long until the next message is due.
+    pub(super) fn until_due(&self) -> Option<Duration> {
+        let pace = self.pace.as_ref().filter(|_| self.sending)?;
+        Some(Duration::from_nanos((pace.next_ns - self.now_ns() as f64).max(0.0) as u64))
+    }
+
     /// Begun and not done.
     pub(super) fn outstanding(&self) -> u64 {
-        self.pairs.iter().map(|pair| pair.begun - pair.done()).sum()
+        self.pairs.iter().map(|pair| pair.begun - pair.done() + pair.due_ns.len() as u64).sum()
     }
 
     /// Messages that became done, of the pair that has the fewest.
     #[cfg(test)]
     pub(super) fn done_of_each(&self) -> u64 {
         self.pairs.iter().map(Pair::done).min().unwrap_or(0)
+    }
+
+    /// For an error: how far the first pair is that has something outstanding.
+    pub(super) fn first_outstanding(&self) -> String {
+        let stuck = self.pairs.iter().position(|pair| pair.begun > pair.done());
+        stuck.map_or_else(String::new, |at| {
+            let pair = &self.pairs[at];
+            format!(
+                "pair {at} began {}, {} are stored, {} delivered{}",
+                pair.begun,
+                pair.stored,
+                pair.ledger.highest(),
+                if pair.again_at.is_some() { ", the rest waits to be sent again" } else { "" }
+            )
+        })
     }
 
     pub(super) fn faults(&self) -> Faults {
@@ -239,7 +302,7 @@ impl Peers {
         state.stored = number;
         if self.recording {
             let sent_ns = state.sent_ns[number as usize % state.sent_ns.len()];
-            self.latencies.ack.record(now_ns - sent_ns);
+            self.latencies.ack.record(now_ns.saturating_sub(sent_ns));
         }
         self.advance(pair, before);
         Ok(())
@@ -293,8 +356,10 @@ impl Peers {
     /// Counts what became done since it was `before`, and begins as many anew.
     #[inline]
     fn advance(&mut self, pair: u32, before: u64) {
-        self.done += self.pairs[pair as usize].done() - before;
-        if self.sending {
+        let state = &self.pairs[pair as usize];
+        self.done += state.done() - before;
+        // What was due is sent, also after the window.
+        if self.sending || !state.due_ns.is_empty() {
             self.begin(pair);
         }
     }
@@ -306,9 +371,16 @@ impl Peers {
             if state.begun - state.done() >= self.in_flight {
                 return;
             }
+            let due_ns = match self.pace {
+                Some(_) => match state.due_ns.pop_front() {
+                    Some(due_ns) => Some(due_ns),
+                    None => return,
+                },
+                None => None,
+            };
             state.begun += 1;
             let number = state.begun;
-            let sent_ns = self.now_ns();
+            let sent_ns = due_ns.unwrap_or_else(|| self.now_ns());
             self.write_send(pair, number, sent_ns);
         }
     }
@@ -397,6 +469,28 @@ mod tests {
             DeliverFields { inbox_seq, chat: CHAT.id, chat_seq: inbox_seq, sender: "s", ..DeliverFields::default() };
         Builder::default().deliver(&mut out, &fields, payload, Payload::Inline);
         out
+    }
+
+    #[test]
+    fn in_an_open_loop_what_is_due_is_sent_when_it_can_be_and_its_time_counts_from_when_it_was_due() {
+        let mut peers = rig(1);
+        peers.set_pace(Some(10.0));
+        peers.resume();
+        peers.clock -= Duration::from_secs(1);
+        // Due 750, 850 and 950 ms after the clock began; the last one is not there yet if this took no time at all.
+        peers.pace.as_mut().unwrap().next_ns = 7.5e8;
+        peers.begin_due();
+        assert!(peers.outstanding() >= 3);
+        let due = |frames: &[(u64, Vec<u8>)]| Stamp::read(&frames[0].1, 128).unwrap().sent_ns;
+        let first = output(&mut peers, 0);
+        assert_eq!((first.len(), due(&first)), (1, 750_000_000), "one is in flight");
+        // The window is over: what was due is sent all the same.
+        peers.sending = false;
+        peers.received(0, &sent(41)).unwrap();
+        peers.received(1, &deliver(4, &first[0].1)).unwrap();
+        let second = output(&mut peers, 0);
+        assert_eq!((second.len(), due(&second)), (1, 850_000_000));
+        assert!(peers.until_due().is_none());
     }
 
     #[test]

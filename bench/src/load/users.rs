@@ -14,7 +14,13 @@ pub(crate) fn user(number: u32) -> String {
 
 /// Pairs of users in the order of their numbers.
 pub(crate) fn pairs(count: u32) -> Vec<PairUsers> {
-    (0..count).map(|pair| PairUsers { sender: user(2 * pair), receiver: user(2 * pair + 1) }).collect()
+    pairs_from(0, count)
+}
+
+/// The same, without the users of so many pairs before them.
+pub(crate) fn pairs_from(first: u32, count: u32) -> Vec<PairUsers> {
+    let all = first..first + count;
+    all.map(|pair| PairUsers { sender: user(2 * pair), receiver: user(2 * pair + 1) }).collect()
 }
 
 /// Pairs whose two users live on the two different shards of a node; every second pair sends the other way.

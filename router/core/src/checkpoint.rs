@@ -229,6 +229,11 @@ impl Shard {
         }
     }
 
+    /// Whether a checkpoint is being made.
+    pub fn is_imaging(&self) -> bool {
+        self.sweep.is_some()
+    }
+
     /// When a turn is wanted for checkpoints, on the monotone clock.
     pub(crate) fn checkpoint_wake_us(&self) -> Option<u64> {
         match &self.sweep {
@@ -242,7 +247,7 @@ impl Shard {
     fn checkpoint_is_due(&mut self) -> bool {
         let now_us = self.now.mono_us;
         let grown = self.log.written_bytes() - self.rounds.written_bytes;
-        let enough = (limits::CHECKPOINT_SEGMENTS * u64::from(self.segment_bytes))
+        let enough = (self.config.bounds.checkpoint_segments * u64::from(self.segment_bytes))
             .max(limits::CHECKPOINT_IMAGES * self.rounds.image_bytes);
         if self.rounds.next_us == 0 {
             self.rounds.next_us = now_us + self.config.bounds.forget_after_us / limits::FORGET_STEPS;

@@ -75,11 +75,8 @@ pub const IMAGE_PIECE_BYTES: usize = 256 * 1024;
 /// Pieces of a checkpoint that were given out and not taken: while there are so many, no more of it is made.
 pub const IMAGE_PIECES_MAX: u32 = 4;
 
-/// A checkpoint is begun when the log has grown by so many segments since the last one, so that what is dead in it is let go
-/// long before its time is up, and a start reads little.
-pub const CHECKPOINT_SEGMENTS: u64 = 4;
-
-/// And not before the log has grown by so many times what the last one took: a large state is not written over and over.
+/// A checkpoint is not begun for the log's growth before that is so many times what the last one took: a large state is not
+/// written over and over.
 pub const CHECKPOINT_IMAGES: u64 = 8;
 
 /// One that could not begin is tried again after this time.
@@ -143,6 +140,9 @@ pub struct Bounds {
     pub forget_after_us: u64,
     /// Places of an inbox that go into an image at a time; 2,048 are 24 KiB.
     pub image_places: u64,
+    /// A checkpoint is begun when the log has grown by so many segments since the last one, so that what is dead in it is let go
+    /// long before its time is up, and a start reads little.
+    pub checkpoint_segments: u64,
 }
 
 impl Default for Bounds {
@@ -160,6 +160,7 @@ impl Default for Bounds {
             retry_after_ms: 200,
             forget_after_us: 600_000 * MS,
             image_places: 2048,
+            checkpoint_segments: 4,
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use ahash::RandomState;
-use whimbrel_storage::{Disk, Log, LogOptions, Recovered};
+use whimbrel_storage::{Disk, Log, LogOptions, Position, Recovered};
 use whimbrel_wire::command::CommandError;
 use whimbrel_wire::{Builder, CommandBuilder};
 
@@ -353,6 +353,11 @@ impl Shard {
     /// Bytes that the log has written since the start, without padding and with it.
     pub fn log_written_bytes(&self) -> (u64, u64) {
         (self.log.filled_bytes(), self.log.written_bytes())
+    }
+
+    /// Where the log ends, if a start has nothing to read: what [`Log::end`] says.
+    pub fn log_end(&self) -> Option<Position> {
+        self.log.end()
     }
 
     /// Connections open.

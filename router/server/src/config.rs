@@ -174,6 +174,11 @@ const KEYS: &[Key] = &[
         get: |s| quoted(print_us(s.bounds.forget_after_us)),
     },
     Key {
+        name: "storage.checkpoint_segments",
+        set: |s, v| put(&mut s.bounds.checkpoint_segments, number(v, 1, 1_000_000)),
+        get: |s| s.bounds.checkpoint_segments.to_string(),
+    },
+    Key {
         name: "log.format",
         set: |s, v| put(&mut s.log_format, log_format(v)),
         get: |s| quoted(if s.log_format == LogFormat::Json { "json" } else { "text" }),

@@ -227,8 +227,8 @@ impl Disk for Unflushed<'_> {
         self.disk.ram.remove(id)
     }
 
-    fn open(&mut self, id: SegmentId, populate: bool) -> io::Result<Bytes> {
-        self.disk.ram.open(id, populate)
+    fn open(&mut self, id: SegmentId) -> io::Result<Bytes> {
+        self.disk.ram.open(id)
     }
 
     fn write(&mut self, id: SegmentId, offset: u32, bytes: &[u8]) -> io::Result<()> {

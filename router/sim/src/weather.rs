@@ -146,6 +146,7 @@ fn bounds(rng: &mut Rng) -> Bounds {
         lane_backlog: rng.pick(&[16, 256, usual.lane_backlog]),
         retry_after_ms: rng.pick(&[5, usual.retry_after_ms]),
         forget_after_us: rng.pick(&[400 * MS, 4_000 * MS, usual.forget_after_us, usual.forget_after_us]),
+        checkpoint_segments: usual.checkpoint_segments,
         image_places: rng.pick(&[1, 5, usual.image_places]),
     }
 }

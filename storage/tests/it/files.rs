@@ -102,7 +102,7 @@ fn a_segment_that_is_there_is_never_replaced() {
     disk.write(SegmentId(1), 4096, b"kept").unwrap();
     let error = disk.create(SegmentId(1), 8192).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AlreadyExists);
-    assert_eq!(&disk.open(SegmentId(1), true).unwrap()[4096..4100], b"kept");
+    assert_eq!(&disk.open(SegmentId(1)).unwrap()[4096..4100], b"kept");
 }
 
 #[test]

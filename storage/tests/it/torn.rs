@@ -146,8 +146,8 @@ impl Disk for Dying<'_> {
         self.disk.remove(id)
     }
 
-    fn open(&mut self, id: SegmentId, populate: bool) -> io::Result<Bytes> {
-        self.disk.open(id, populate)
+    fn open(&mut self, id: SegmentId) -> io::Result<Bytes> {
+        self.disk.open(id)
     }
 
     fn write(&mut self, id: SegmentId, offset: u32, bytes: &[u8]) -> io::Result<()> {

@@ -11,7 +11,7 @@ use prometheus_client::registry::{Registry, Unit};
 use whimbrel_wire::Code;
 
 use super::node::Node;
-use crate::shell::{Snapshot, Stage};
+use crate::shell::{Chore, Snapshot, Stage};
 
 /// Of the text.
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -154,6 +154,20 @@ pub(super) const COUNTERS: &[Metric] = &[
         "Connections taken over from the shard that accepted them",
     ),
     metric(source!(shell.lane_items), "whimbrel_lane_items", None, "Items that came from other shards"),
+    metric(source!(shell.segments_begun), "whimbrel_segments_begun", None, "Segments of the log begun to be written"),
+    metric(source!(shell.segments_made), "whimbrel_segments_made", None, "Segments made ahead, new ones and used ones"),
+    metric(
+        source!(shell.segments_reused),
+        "whimbrel_segments_reused",
+        None,
+        "Of these, those asked to be made of a file that nobody needs any more",
+    ),
+    metric(
+        source!(shell.cold_reads),
+        "whimbrel_cold_reads",
+        None,
+        "Segments to be read in before something in them goes out",
+    ),
     metric(source!(ring.enters), "whimbrel_ring_enters", None, "System calls to the ring"),
     metric(source!(ring.completions), "whimbrel_ring_completions", None, "Completions of the ring"),
     metric(source!(ring.sends), "whimbrel_ring_sends", None, "Sends asked of the ring"),
@@ -325,6 +339,19 @@ impl Scrape {
                     let labels = [shard.clone(), ("quantile", label.to_owned())];
                     family.encode_family(&labels)?.encode_gauge(&seconds(value))?;
                 }
+            }
+        }
+        self.long_turns(encoder)
+    }
+
+    fn long_turns(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Turns above a millisecond, less the time without a core, by what of the log's chores was in them";
+        let mut family = encoder.encode_descriptor("whimbrel_turns_long", help, None, MetricType::Counter)?;
+        for (shard, snapshot) in self.by_shard() {
+            let long = &snapshot.turns.long;
+            let with = Chore::ALL.iter().zip(long.with).map(|((_, name), count)| (*name, count));
+            for (name, count) in [("none", long.none)].into_iter().chain(with) {
+                family.encode_family(&(shard, [("with", name)]))?.encode_counter::<NoLabelSet, _, f64>(&count, None)?;
             }
         }
         Ok(())

@@ -82,6 +82,7 @@ fn each_number_goes_out_under_its_own_name() {
     for length_us in [5, 900, 1_500, 70_000_000] {
         snapshots[1].turns.wall.saturating_record(length_us);
     }
+    snapshots[1].turns.long.with[1] = 21;
     snapshots[0].turns.own = None;
     let text = encode(snapshots);
     for line in [
@@ -100,6 +101,8 @@ fn each_number_goes_out_under_its_own_name() {
         "whimbrel_turn_seconds_bucket{le=\"+Inf\",shard=\"1\"} 4",
         "whimbrel_turn_seconds_count{shard=\"1\"} 4",
         "whimbrel_turn_own_seconds_count{shard=\"1\"} 0",
+        "whimbrel_turns_long_total{shard=\"1\",with=\"checkpoint\"} 21",
+        "whimbrel_turns_long_total{shard=\"1\",with=\"none\"} 0",
     ] {
         assert!(text.lines().any(|it| it == line), "`{line}` is not in\n{text}");
     }
@@ -126,7 +129,7 @@ fn labels_name_shards_and_reasons_and_nobody() {
     for labels in text.lines().filter_map(|line| line.split_once('{')?.1.split_once('}')).map(|it| it.0) {
         keys.extend(labels.split(',').filter_map(|label| label.split_once('=')).map(|(key, _)| key.to_owned()));
     }
-    let known = ["commit", "le", "quantile", "reason", "shard", "version"].map(str::to_owned);
+    let known = ["commit", "le", "quantile", "reason", "shard", "version", "with"].map(str::to_owned);
     assert_eq!(keys, BTreeSet::from(known));
 }
 

@@ -41,7 +41,7 @@ use self::ring::Ring;
 use self::segments::Segments;
 use self::sleep::{Sleeper, Waker};
 use self::stats::Stats;
-pub(crate) use self::stats::{Board, Snapshot, Stage};
+pub(crate) use self::stats::{Board, Chore, Snapshot, Stage};
 use self::turn::{Parts, Shell};
 
 /// Memory that glommio registers with each of its three rings.

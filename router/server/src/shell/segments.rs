@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use whimbrel_core::Input;
 use whimbrel_core::ids::ShardId;
-use whimbrel_storage::{CHECKPOINT_MAGIC, ColdWork, FileDisk, Retired, SegmentId, read_in};
+use whimbrel_storage::{CHECKPOINT_MAGIC, ColdWork, FileDisk, Position, Retired, SegmentId, read_in};
 
 use super::sleep::Waker;
 
@@ -124,6 +124,13 @@ impl Segments {
         self.outstanding += 1;
     }
 
+    /// Leaves the mark of a clean end, by which the next start need not look for more.
+    pub(super) fn mark_end(&self, end: Position) {
+        if let Err(error) = self.disk.mark_end(end) {
+            tracing::warn!(%error, "cannot leave the mark of a clean end; nothing is lost, the next start reads a little more");
+        }
+    }
+
     /// What was done.
     #[inline]
     pub(super) fn done(&mut self) -> Option<Done> {
@@ -135,16 +142,17 @@ impl Segments {
         Some(done)
     }
 
-    /// The file of the segment that is being written. Opened once a segment, which takes microseconds.
-    pub(super) fn file(&mut self, segment: SegmentId) -> io::Result<Rc<File>> {
+    /// The file of the segment that is being written, and whether it is begun with this. Opened once a segment, which takes
+    /// microseconds.
+    pub(super) fn file(&mut self, segment: SegmentId) -> io::Result<(Rc<File>, bool)> {
         if let Some((current, file)) = &self.current
             && *current == segment
         {
-            return Ok(file.clone());
+            return Ok((file.clone(), false));
         }
         let file = Rc::new(self.disk.file(segment)?);
         self.current = Some((segment, file.clone()));
-        Ok(file)
+        Ok((file, true))
     }
 }
 

@@ -37,6 +37,41 @@ const DELAY_AGE_US: u64 = 1_000;
 /// Where the kernel says it: time on a core, time ready without one, turns on a core.
 const SCHEDSTAT: &str = "/proc/thread-self/schedstat";
 
+/// A turn longer than this is counted by what was in it: none should be, because of the log's chores, on an idle machine.
+const TOO_LONG_US: u64 = 1_000;
+
+/// What may make a turn long beside the messages in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Chore {
+    /// A segment was begun, was made, or was given away.
+    Segment = 1,
+    /// A slice of a checkpoint was made, or one was answered.
+    Checkpoint = 2,
+    /// A segment was to be read in, or was.
+    ColdRead = 4,
+    /// Something was moved to cold segments or overwritten there, or was to be.
+    Move = 8,
+}
+
+impl Chore {
+    /// Each with its name.
+    pub(crate) const ALL: [(Chore, &str); 4] = [
+        (Chore::Segment, "segment"),
+        (Chore::Checkpoint, "checkpoint"),
+        (Chore::ColdRead, "cold_read"),
+        (Chore::Move, "move"),
+    ];
+}
+
+/// Turns above a millisecond, without the time in which there was no core.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct LongTurns {
+    /// With none of the chores.
+    pub(crate) none: u64,
+    /// With each of [`Chore::ALL`].
+    pub(crate) with: [u64; 4],
+}
+
 /// How far a shard has come. Each stage follows the one before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -85,6 +120,7 @@ pub(crate) struct Lengths {
     /// The same less the time in which the thread had no core; `None` where the kernel does not say it. What a turn before
     /// it was delayed by less than [`DELAY_AGE_US`] ago may be taken from it too.
     pub(crate) own: Option<Histogram<u64>>,
+    pub(crate) long: LongTurns,
 }
 
 /// What the shards of a node share with whoever wants to know.
@@ -161,7 +197,7 @@ impl Snapshot {
 
 impl Lengths {
     fn new(own: bool) -> Lengths {
-        Lengths { wall: new_histogram(), own: own.then(new_histogram) }
+        Lengths { wall: new_histogram(), own: own.then(new_histogram), long: LongTurns::default() }
     }
 }
 
@@ -239,6 +275,7 @@ impl Sources<'_> {
             log_bytes: self.shard.log_bytes(),
         };
         let same = "both have the same bounds";
+        snapshot.turns.long = lengths.long;
         snapshot.turns.wall.set_to(&lengths.wall).expect(same);
         match (&mut snapshot.turns.own, &lengths.own) {
             (Some(copy), Some(own)) => copy.set_to(own).expect(same),
@@ -251,6 +288,8 @@ impl Sources<'_> {
 /// so that the system call by which a busy shard submits is part of it.
 pub(super) struct Turns {
     begun_us: Option<u64>,
+    /// Of this turn, as a set of [`Chore`].
+    chores: u8,
     lengths: Lengths,
     delays: Option<Delays>,
 }
@@ -263,7 +302,7 @@ impl Turns {
                 tracing::info!(shard = shard.0, %error, "{SCHEDSTAT} cannot be read: how long turns waited for a core is not known");
             })
             .ok();
-        Turns { begun_us: None, lengths: Lengths::new(delays.is_some()), delays }
+        Turns { begun_us: None, chores: 0, lengths: Lengths::new(delays.is_some()), delays }
     }
 
     /// A turn begins.
@@ -276,17 +315,38 @@ impl Turns {
         }
     }
 
+    /// This turn had that in it.
+    #[inline]
+    pub(super) fn did(&mut self, chore: Chore) {
+        self.chores |= chore as u8;
+    }
+
     /// The turn is over, if it was not yet.
     #[inline]
     pub(super) fn ended(&mut self, now_us: u64) {
         if let Some(begun_us) = self.begun_us.take() {
             let length_us = now_us.saturating_sub(begun_us);
             let delay_us = if length_us >= LONG_US { self.delay_since(now_us) } else { 0 };
+            let own_us = length_us.saturating_sub(delay_us);
             self.lengths.wall.saturating_record(length_us);
             if let Some(own) = &mut self.lengths.own {
-                own.saturating_record(length_us.saturating_sub(delay_us));
+                own.saturating_record(own_us);
             }
+            if own_us > TOO_LONG_US {
+                self.too_long(own_us);
+            }
+            self.chores = 0;
         }
+    }
+
+    #[cold]
+    fn too_long(&mut self, own_us: u64) {
+        let long = &mut self.lengths.long;
+        long.none += u64::from(self.chores == 0);
+        for ((chore, _), count) in Chore::ALL.iter().zip(&mut long.with) {
+            *count += u64::from(self.chores & *chore as u8 != 0);
+        }
+        tracing::debug!(own_us, chores = self.chores, "a long turn");
     }
 
     /// How long the thread had no core since it was asked last.
@@ -343,7 +403,7 @@ mod tests {
     use super::*;
 
     fn turns() -> Turns {
-        Turns { begun_us: None, lengths: Lengths::new(true), delays: None }
+        Turns { begun_us: None, chores: 0, lengths: Lengths::new(true), delays: None }
     }
 
     #[test]
@@ -368,6 +428,23 @@ mod tests {
         assert_eq!(turns.lengths.wall.len(), 1);
         assert!(turns.lengths.wall.max() >= TURN_MAX_US);
         new_histogram().set_to(&turns.lengths.wall).expect("a copy takes it too");
+    }
+
+    #[test]
+    fn long_turns_are_counted_by_what_was_in_them() {
+        let mut turns = turns();
+        turns.began(0);
+        turns.did(Chore::Segment);
+        turns.ended(1_000);
+        turns.began(2_000);
+        turns.ended(3_001);
+        turns.began(4_000);
+        turns.did(Chore::Checkpoint);
+        turns.did(Chore::ColdRead);
+        turns.began(9_000);
+        turns.ended(11_000);
+        let LongTurns { none, with } = turns.lengths.long;
+        assert_eq!((none, with), (2, [0, 1, 1]), "what was in one turn is not in the next");
     }
 
     #[test]

@@ -24,7 +24,7 @@ use super::lane::{Arrival, Lanes};
 use super::ring::{Completion, Ring, RingCounters, Wait};
 use super::segments::Segments;
 use super::sleep::Sleeper;
-use super::stats::{Sources, Stage, Stats};
+use super::stats::{Chore, Sources, Stage, Stats};
 
 /// Completions that one turn handles at most, so that its effects stay bounded.
 const COMPLETIONS_MAX: usize = 4096;
@@ -62,6 +62,10 @@ pub(crate) struct ShellCounters {
     pub(crate) moved_in: u64,
     pub(crate) move_failed: u64,
     pub(crate) lane_items: u64,
+    pub(crate) segments_begun: u64,
+    pub(crate) segments_made: u64,
+    pub(crate) segments_reused: u64,
+    pub(crate) cold_reads: u64,
 }
 
 /// Accepting, as far as it is.
@@ -121,6 +125,8 @@ pub(super) struct Shell {
     moves: u64,
     /// Whether the shard was told anything since its turn ended.
     heard: bool,
+    /// Whether this turn writes the log.
+    writes: bool,
     ready: bool,
     stopping: bool,
     stopped: bool,
@@ -153,6 +159,7 @@ impl Shell {
             // The upper half of a move's number names the shard that it came from.
             moves: u64::from(id.0) << 32,
             heard: false,
+            writes: false,
             ready: false,
             stopping: false,
             stopped: false,
@@ -170,6 +177,9 @@ impl Shell {
             }
             self.publish();
             self.rest().await?;
+        }
+        if let Some(end) = self.shard.log_end() {
+            self.segments.mark_end(end);
         }
         let RingCounters { enters, completions, sends, vectored, receives } = self.ring.counters();
         tracing::debug!(
@@ -208,6 +218,13 @@ impl Shell {
         self.tell_news(now);
         self.drain_lanes(now);
         while let Some(done) = self.segments.done() {
+            self.stats.turns.did(match &done {
+                Input::ReadIn { .. } => Chore::ColdRead,
+                Input::ColdDone(_) | Input::ColdFailed => Chore::Move,
+                Input::SegmentReady { .. } | Input::SegmentFailed { .. } => Chore::Segment,
+                _ => Chore::Checkpoint,
+            });
+            self.counters.segments_made += u64::from(matches!(&done, Input::SegmentReady { .. }));
             self.tell(now, done);
         }
         if self.wake_at_us.is_some_and(|at_us| at_us <= now.mono_us) {
@@ -216,6 +233,9 @@ impl Shell {
         }
         if self.heard {
             let more = self.ring.has_news();
+            if self.shard.is_imaging() {
+                self.stats.turns.did(Chore::Checkpoint);
+            }
             self.tell(now, Input::TurnEnd { more });
             self.heard = false;
             self.carry_out(now);
@@ -228,9 +248,20 @@ impl Shell {
             }
         }
         self.conns.expire(now.mono_us, &mut self.ring);
+        if std::mem::take(&mut self.writes) {
+            self.write_first()?;
+        }
         self.conns.flush(&mut self.ring);
         self.lanes.send(&mut self.ring);
         Ok(now)
+    }
+
+    /// Has the log's write begun before the turn's sends, which are carried out in the system call that submits them. The write is
+    /// begun by a thread of the kernel that is kept to this core, so it would wait for all of them: the disk works meanwhile.
+    fn write_first(&mut self) -> io::Result<()> {
+        self.ring.enter(Wait::No)?;
+        std::thread::yield_now();
+        Ok(())
     }
 
     #[inline]
@@ -443,21 +474,43 @@ impl Shell {
                 Effect::Move { conn, to, moving } => self.move_out(conn, to, moving),
                 Effect::Lane { to, item } => self.lanes.push(to, item),
                 Effect::WriteLog(write) => match self.segments.file(write.segment) {
-                    Ok(file) => {
+                    Ok((file, is_first)) => {
+                        if is_first {
+                            self.counters.segments_begun += 1;
+                            self.stats.turns.did(Chore::Segment);
+                        }
                         self.counters.log_writes += 1;
                         self.counters.log_bytes += write.batch.as_ref().len() as u64;
                         self.ring.write_log(file, write);
+                        self.writes = true;
                     }
                     Err(error) => {
                         tracing::error!(shard = self.id.0, segment = write.segment.0, %error, "cannot open a segment of the log");
                         self.failed_writes.push(write.id);
                     }
                 },
-                Effect::PrepareSegment { segment, reuse } => self.segments.prepare(segment, reuse),
-                Effect::RemoveSegment(retired) => self.segments.remove(retired),
-                Effect::Checkpoint { number, bytes, last } => self.segments.checkpoint(number, bytes, last),
-                Effect::ReadIn { segment, mapping } => self.segments.read_in(segment, mapping),
-                Effect::Cold(work) => self.segments.cold(work),
+                Effect::PrepareSegment { segment, reuse } => {
+                    self.counters.segments_reused += u64::from(reuse.is_some());
+                    self.stats.turns.did(Chore::Segment);
+                    self.segments.prepare(segment, reuse);
+                }
+                Effect::RemoveSegment(retired) => {
+                    self.stats.turns.did(Chore::Segment);
+                    self.segments.remove(retired);
+                }
+                Effect::Checkpoint { number, bytes, last } => {
+                    self.stats.turns.did(Chore::Checkpoint);
+                    self.segments.checkpoint(number, bytes, last);
+                }
+                Effect::ReadIn { segment, mapping } => {
+                    self.counters.cold_reads += 1;
+                    self.stats.turns.did(Chore::ColdRead);
+                    self.segments.read_in(segment, mapping);
+                }
+                Effect::Cold(work) => {
+                    self.stats.turns.did(Chore::Move);
+                    self.segments.cold(work);
+                }
                 Effect::WakeAt { mono_us } => self.wake_at_us = Some(mono_us),
                 Effect::Stopped => {
                     self.stopped = true;
