@@ -171,20 +171,30 @@ pub(crate) fn encode_record(
 /// Reads the record at the start of `bytes`, the rest of its batch; `offset` is its place in the segment. Gives its header
 /// and the length of its payload, or `None` if anything of it, padding included, is not what was written.
 pub(crate) fn decode_record(bytes: &[u8], seed: u32, offset: u32) -> Option<(RecordHeader, usize)> {
+    let (header, payload_bytes) = decode_record_header(bytes, seed, offset)?;
+    payload_holds(bytes, &header, payload_bytes).then_some((header, payload_bytes))
+}
+
+/// The same of its header alone, which says where the next record begins also if the payload is not what was written.
+pub(crate) fn decode_record_header(bytes: &[u8], seed: u32, offset: u32) -> Option<(RecordHeader, usize)> {
     if bytes.len() < RECORD_HEADER_BYTES as usize {
         return None;
     }
     if u32_at(bytes, 28) != crc32c::crc32c_append(seed ^ offset, &bytes[..28]) {
         return None;
     }
-    let (header, payload_bytes) = record_unchecked(bytes)?;
-    let rest = bytes.get(RECORD_HEADER_BYTES as usize..record_bytes(payload_bytes))?;
+    record_unchecked(bytes)
+}
+
+/// Whether the payload of a record whose header holds is what was written, and the padding behind it.
+pub(crate) fn payload_holds(bytes: &[u8], header: &RecordHeader, payload_bytes: usize) -> bool {
+    let Some(rest) = bytes.get(RECORD_HEADER_BYTES as usize..record_bytes(payload_bytes)) else { return false };
     let (payload, padding) = rest.split_at(payload_bytes);
     let intact = match header.kind {
         RecordKind::Entry | RecordKind::HardState => u32_at(bytes, 24) == crc32c::crc32c(payload),
         RecordKind::Erased => is_zero(payload),
     };
-    (intact && is_zero(padding)).then_some((header, payload_bytes))
+    intact && is_zero(padding)
 }
 
 /// Reads a record's header without looking at any checksum: for a batch that was checked already.

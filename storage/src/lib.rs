@@ -20,6 +20,8 @@ mod log;
 mod mapping;
 pub mod ram;
 mod recover;
+mod rot;
+mod scrub;
 mod segments;
 mod staging;
 
@@ -33,6 +35,8 @@ pub use layout::{BATCH_HEADER_BYTES, FORMAT_VERSION, RECORD_HEADER_BYTES, record
 pub use location::{Location, Mark, RecordHeader, RecordKind, SegmentId, WriteId};
 pub use log::{AppendError, Log, LogOptions, LogWrite, Wanted};
 pub use mapping::read_in;
-pub use recover::{OpenError, Recovered, RotReason, Truncated};
+pub use recover::{OpenError, Recovered, Truncated};
+pub use rot::{Loss, Rot, RotReason};
+pub use scrub::{Checked, FileSource, Memory, SegmentIs, Source, check_segment};
 pub use segments::Retired;
 pub use staging::Batch;

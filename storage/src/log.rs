@@ -11,6 +11,7 @@ use crate::checkpoint::{Checkpoint, CheckpointWriter, Position};
 use crate::layout::{self, BATCH_HEADER_BYTES, FIRST_BATCH_OFFSET, RECORD_HEADER_BYTES, SegmentHeader};
 use crate::limits;
 use crate::recover::{self, OpenError, Recovered};
+use crate::scrub::SegmentIs;
 use crate::segments::{Retired, Segment, Segments};
 use crate::staging::{Batch, Place, Pool, Staged};
 use crate::{Disk, Location, Mark, RecordHeader, SegmentId, WriteId};
@@ -417,6 +418,23 @@ impl Log {
     /// The mapping of a segment, to be read in off the core before [`Log::warmed`].
     pub fn mapping(&self, id: SegmentId) -> Option<Bytes> {
         self.segments.get(id).map(|segment| segment.view().clone())
+    }
+
+    /// What a segment has to be that is on the disk.
+    pub fn segment_is(&self, id: SegmentId) -> Option<SegmentIs> {
+        let LogOptions { shard, segment_size: size_bytes, .. } = self.options;
+        let generation = Some(self.segments.get(id)?.generation);
+        Some(SegmentIs { shard, id, size_bytes, generation })
+    }
+
+    /// The first segment behind this one that nobody writes any more.
+    pub fn sealed_behind(&self, id: SegmentId) -> Option<SegmentId> {
+        self.segments.behind(id).filter(|id| *id < self.position().segment)
+    }
+
+    /// How many segments nobody writes any more.
+    pub fn sealed(&self) -> usize {
+        self.segments.below(self.position().segment)
     }
 
     /// A segment was read in.

@@ -4,7 +4,6 @@
 //! damage, or what is left of it without a header, lies where it began and nothing valid follows: then it is zeroed and
 //! reported. Anything else that is not as it was written is rot: the disk is left alone and the log does not open.
 
-use std::fmt;
 use std::io;
 use std::ops::Range;
 
@@ -13,6 +12,7 @@ use bytes::Bytes;
 use crate::checkpoint::{self, BadCheckpoint, Checkpoint};
 use crate::layout::{self, BATCH_HEADER_BYTES, BadSegment, BatchHeader, FIRST_BATCH_OFFSET, SegmentHeader};
 use crate::limits::{BATCH_MAX_BYTES, PAGE_BYTES};
+use crate::rot::RotReason;
 use crate::segments::Segment;
 use crate::{Disk, Location, LogOptions, RecordHeader, SegmentId};
 
@@ -121,40 +121,6 @@ pub enum OpenError {
         /// The size that the options say.
         expected_size_bytes: u32,
     },
-}
-
-/// What rotted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RotReason {
-    /// The first page of a segment is not one.
-    SegmentHeader,
-    /// A segment is missing although a later one is there.
-    SegmentMissing,
-    /// A batch's records do not match their checksums although a later batch is there, which was written only after this
-    /// one was on stable storage.
-    Batch,
-    /// There is no valid batch here although a later one is there.
-    BatchMissing,
-    /// A valid batch is not the one that belongs here.
-    BatchMisplaced,
-    /// There are bytes where no batch was ever written.
-    Stray,
-    /// It is not the segment that the newest checkpoint names.
-    NotTheCheckpoints,
-}
-
-impl fmt::Display for RotReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            RotReason::SegmentHeader => "its header is not valid",
-            RotReason::SegmentMissing => "it is missing, and a later one is there",
-            RotReason::Batch => "a batch does not match its checksums, and a later one is there",
-            RotReason::BatchMissing => "there is no valid batch, and a later one is there",
-            RotReason::BatchMisplaced => "a batch lies there that belongs elsewhere",
-            RotReason::Stray => "there are bytes where none were written",
-            RotReason::NotTheCheckpoints => "it is not the segment that the newest checkpoint goes on from",
-        })
-    }
 }
 
 /// What [`Log::open`](crate::Log::open) goes on from.

@@ -103,6 +103,17 @@ impl Segments {
         self.list.get_mut(id.0.checked_sub(self.first.0)? as usize)?.as_mut()
     }
 
+    /// The first one behind this one that is there.
+    pub(crate) fn behind(&self, id: SegmentId) -> Option<SegmentId> {
+        let from = id.next().max(self.first);
+        (from.0..self.next().0).map(SegmentId).find(|id| self.get(*id).is_some())
+    }
+
+    /// How many are there below this one.
+    pub(crate) fn below(&self, id: SegmentId) -> usize {
+        self.list.iter().take(id.0.saturating_sub(self.first.0) as usize).flatten().count()
+    }
+
     /// How many are there, those that are leaving included.
     pub(crate) fn count(&self) -> usize {
         self.list.iter().flatten().count() + self.leaving.len()

@@ -9,5 +9,6 @@ mod files;
 mod model;
 mod rig;
 mod rot;
+mod scrub;
 mod staging;
 mod torn;
