@@ -249,9 +249,13 @@ impl Log {
             }
             return batch.view(location.offset, location.len);
         }
-        let mapping = self.segments.get(location.segment)?.view();
+        let segment = self.segments.get(location.segment)?;
+        let mapping = segment.view();
         let end = location.offset.checked_add(location.len)?;
-        let written = location.segment < self.tail_segment || end <= self.tail_offset;
+        let written = match segment.end {
+            Some(last) => end <= last,
+            None => location.segment < self.tail_segment || end <= self.tail_offset,
+        };
         (written && end as usize <= mapping.len()).then(|| mapping.slice(location.offset as usize..end as usize))
     }
 
@@ -437,11 +441,31 @@ impl Log {
         self.segments.below(self.position().segment)
     }
 
-    /// A segment was read in.
-    pub fn warmed(&mut self, id: SegmentId) {
+    /// A segment was read in, and looked at: its last batch ends there.
+    pub fn warmed(&mut self, id: SegmentId, end: u32) {
         if let Some(segment) = self.segments.get_mut(id) {
             segment.is_warm = true;
+            segment.end.get_or_insert(end);
         }
+    }
+
+    /// Where the last batch of a segment ends, if that is known and nobody writes it any more.
+    pub fn end_of(&self, id: SegmentId) -> Option<u32> {
+        self.segments.get(id)?.end
+    }
+
+    /// Whether the segment of a place is there.
+    pub fn has_segment(&self, location: Location) -> bool {
+        self.segments.get(location.segment).is_some() || self.is_staged(location)
+    }
+
+    /// The next batch begins in a new segment.
+    fn roll(&mut self) {
+        if let Some(segment) = self.segments.get_mut(self.tail_segment) {
+            segment.end = Some(self.tail_offset);
+        }
+        self.tail_segment = self.tail_segment.next();
+        self.tail_offset = FIRST_BATCH_OFFSET;
     }
 
     /// The place of which all before it is on stable storage.
@@ -460,8 +484,7 @@ impl Log {
     pub fn seal(&mut self) {
         if self.can_seal() {
             self.close_gathering();
-            self.tail_segment = self.tail_segment.next();
-            self.tail_offset = FIRST_BATCH_OFFSET;
+            self.roll();
         }
     }
 
@@ -526,8 +549,7 @@ impl Log {
         self.close_gathering();
         let needed = BATCH_HEADER_BYTES + layout::record_bytes(payload_bytes) as u32;
         if needed > self.options.segment_size - self.tail_offset {
-            self.tail_segment = self.tail_segment.next();
-            self.tail_offset = FIRST_BATCH_OFFSET;
+            self.roll();
         }
         let place = Place {
             number: self.next_batch,

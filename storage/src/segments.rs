@@ -20,6 +20,8 @@ pub(crate) struct Segment {
     pub(crate) generation: u64,
     /// Its pages were read in or written since the start: looking at it does not wait for the disk.
     pub(crate) is_warm: bool,
+    /// Where its last batch ends, once it is known and nobody writes it any more.
+    pub(crate) end: Option<u32>,
 }
 
 /// What views of a segment hold, beneath all of them.
@@ -38,7 +40,7 @@ impl Segment {
     pub(crate) fn new(mapping: Bytes, generation: u64, is_warm: bool) -> Segment {
         let pins = Arc::new(());
         let view = Bytes::from_owner(Pinned { mapping: mapping.clone(), _pin: Arc::clone(&pins) });
-        Segment { view, mapping, pins, generation, is_warm }
+        Segment { view, mapping, pins, generation, is_warm, end: None }
     }
 
     pub(crate) fn view(&self) -> &Bytes {

@@ -37,6 +37,12 @@ pub struct Counters {
     pub checkpoint_bytes: u64,
     /// Checkpoints that could not be written.
     pub checkpoints_failed: u64,
+    /// Segments that were scrubbed.
+    pub scrubbed: u64,
+    /// Bytes of them.
+    pub scrubbed_bytes: u64,
+    /// Pieces of the log that were found not to be what was written, by whatever read them.
+    pub rot_found: u64,
 }
 
 impl Default for Counters {
@@ -58,6 +64,9 @@ impl Default for Counters {
             checkpoints: 0,
             checkpoint_bytes: 0,
             checkpoints_failed: 0,
+            scrubbed: 0,
+            scrubbed_bytes: 0,
+            rot_found: 0,
         }
     }
 }

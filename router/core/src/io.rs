@@ -4,10 +4,11 @@
 //! input of a turn and closes the turn with [`Input::TurnEnd`]; only that one proposes, delivers and asks for the log write.
 
 use bytes::Bytes;
-use whimbrel_storage::{LogWrite, Retired, SegmentId, WriteId};
+use whimbrel_storage::{Checked, LogWrite, Retired, SegmentId, SegmentIs, WriteId};
 
 use crate::ids::{ConnId, PartitionId, ShardId};
 use crate::lane::LaneItem;
+use crate::repair::Trouble;
 use crate::session::Login;
 
 /// The two clocks, read by the caller once a turn.
@@ -102,10 +103,15 @@ pub enum Input<'a> {
         /// Which.
         number: u64,
     },
-    /// The segment of [`Effect::ReadIn`] is in memory.
+    /// The segment of [`Effect::ReadIn`] is in memory, as far as the disk gives it.
     ReadIn {
-        /// Which.
-        segment: SegmentId,
+        /// What was found in it.
+        checked: Checked,
+    },
+    /// The segment of [`Effect::Scrub`] was read.
+    Scrubbed {
+        /// What was found in it.
+        checked: Checked,
     },
     /// The time of [`Effect::WakeAt`] has come.
     Timeout,
@@ -179,13 +185,24 @@ pub enum Effect {
         /// The last bytes: checkpoints with a number below this one may go once it is in its place.
         last: Option<u64>,
     },
-    /// Read a segment in, in the background, so that looking at it does not wait for the disk; answered by [`Input::ReadIn`].
+    /// Read a segment in, in the background, so that looking at it does not wait for the disk, and look whether it is as it was
+    /// written; answered by [`Input::ReadIn`].
     ReadIn {
-        /// Which.
-        segment: SegmentId,
+        /// Which, and what it has to be.
+        is: SegmentIs,
         /// Its mapping.
         mapping: Bytes,
     },
+    /// Look whether a segment is as it was written on the disk, in the background and at leisure; answered by
+    /// [`Input::Scrubbed`].
+    Scrub {
+        /// Which, and what it has to be.
+        is: SegmentIs,
+        /// Its mapping: while it is held nobody uses the file for something else.
+        mapping: Bytes,
+    },
+    /// Tell whoever looks after the machine; there is no answer.
+    Tell(Trouble),
     /// Call again with [`Input::Timeout`] at this time of the monotonic clock, if not earlier. The latest one counts.
     WakeAt {
         /// In microseconds.
@@ -202,8 +219,6 @@ pub enum Effect {
 pub enum Fatal {
     /// A log write or its flush failed: what is on the disk is not known any more until the next start reads it.
     LogPoisoned,
-    /// Messages wait in a segment of the log that is not there any more.
-    SegmentLost,
 }
 
 impl Fatal {
@@ -211,7 +226,6 @@ impl Fatal {
     pub fn exit_code(self) -> i32 {
         match self {
             Fatal::LogPoisoned => 74,
-            Fatal::SegmentLost => 76,
         }
     }
 
@@ -221,10 +235,6 @@ impl Fatal {
             Fatal::LogPoisoned => {
                 "a write or flush of the log failed; nothing more is acknowledged. Check the disk (dmesg), then start again: \
                  the start verifies the log"
-            }
-            Fatal::SegmentLost => {
-                "a segment of the log is missing in which messages wait that nobody has received. Nothing was changed: put the \
-                 file back, or restore the data directory from a backup"
             }
         }
     }

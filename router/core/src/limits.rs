@@ -93,6 +93,9 @@ pub const CHECKPOINT_RETRY_US: u64 = 1000 * MS;
 /// three of them, and the fourth is for the work itself.
 pub const FORGET_STEPS: u64 = 4;
 
+/// Where there is no segment to be scrubbed it is looked again after this time, if not earlier.
+pub const SCRUB_LOOK_US: u64 = 60_000 * MS;
+
 /// Raft's tick.
 pub const RAFT_TICK_US: u64 = 100 * MS;
 
@@ -126,6 +129,8 @@ pub struct Bounds {
     /// Within this time after the last device's acknowledgement was committed the bytes of a message are gone, as long as
     /// nothing else in their segment waits.
     pub forget_after_us: u64,
+    /// Within this time every segment that nobody writes any more is read once, to see whether it is as it was written.
+    pub scrub_interval_us: u64,
 }
 
 impl Default for Bounds {
@@ -142,6 +147,7 @@ impl Default for Bounds {
             lane_backlog: 16_384,
             retry_after_ms: 200,
             forget_after_us: 600_000 * MS,
+            scrub_interval_us: 86_400_000 * MS,
         }
     }
 }

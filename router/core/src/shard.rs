@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use ahash::RandomState;
-use whimbrel_storage::{Disk, Log, LogOptions, Recovered};
+use whimbrel_storage::{Disk, Log, LogOptions, Recovered, Rot};
 use whimbrel_wire::command::CommandError;
 use whimbrel_wire::{Builder, CommandBuilder};
 
@@ -16,7 +16,9 @@ use crate::io::{Effect, Effects, Fatal, Input, Now, ShardConfig};
 use crate::lane::LaneItem;
 use crate::outbox::{Lanes, TargetRef};
 use crate::recover::{self, Found};
+use crate::repair::Trouble;
 use crate::replicate::{Pace, Partition, Persisting};
+use crate::scrub::Scrub;
 use crate::timers::Timers;
 
 /// Why a shard does not open.
@@ -88,13 +90,18 @@ pub struct Shard {
     pub(crate) sweep: Option<Sweep>,
     pub(crate) rounds: Rounds,
     pub(crate) cold: ColdReads,
+    pub(crate) scrub: Scrub,
+    /// What is known not to be as it was written.
+    pub(crate) rot: Vec<Rot>,
+    /// What is to be told at the end of the turn.
+    pub(crate) trouble: Vec<Trouble>,
     pub(crate) segment_bytes: u32,
     /// The last segment that was wanted could not be made. The spares that are left are for acknowledgements, and for the
     /// fan-out of what was accepted: nothing new is.
     pub(crate) disk_full: bool,
     pub(crate) stopping: bool,
     stopped: bool,
-    /// What waits was seen to be there, once all partitions served.
+    /// All that waits is known, for all partitions served or are in repair.
     pub(crate) is_whole: bool,
     told_wake_us: u64,
 }
@@ -152,6 +159,9 @@ impl Shard {
             sweep: None,
             rounds: Rounds::default(),
             cold: ColdReads::default(),
+            scrub: Scrub::default(),
+            rot: Vec::new(),
+            trouble: Vec::new(),
             segment_bytes: options.segment_size,
             disk_full: false,
             stopping: false,
@@ -200,7 +210,8 @@ impl Shard {
             Input::CheckpointTaken { number } => self.on_checkpoint_taken(number),
             Input::CheckpointWritten { number } => self.on_checkpoint_written(number),
             Input::CheckpointFailed { number } => self.on_checkpoint_failed(number),
-            Input::ReadIn { segment } => self.on_read_in(fx, segment),
+            Input::ReadIn { checked } => self.on_read_in(fx, &checked),
+            Input::Scrubbed { checked } => self.on_scrubbed(fx, &checked),
             Input::Timeout => {
                 // What was told is used up, so that the same time may be told again.
                 self.told_wake_us = 0;
@@ -225,10 +236,11 @@ impl Shard {
                 break;
             }
         }
-        self.check_whole(fx);
+        self.is_whole |= self.is_ready();
         self.deliver_all(fx);
         self.checkpoint(fx);
         self.check_stopped(fx);
+        fx.list.extend(self.trouble.drain(..).map(Effect::Tell));
         let wake_us = self.next_wake_us();
         if wake_us != self.told_wake_us {
             self.told_wake_us = wake_us;
@@ -244,17 +256,6 @@ impl Shard {
             LaneItem::Confirm(confirm) => self.on_confirm(fx, confirm),
             LaneItem::AskUsers(ask) => self.on_ask_users(fx, &ask),
             LaneItem::UsersKnown(known) => self.on_users_known(fx, &known),
-        }
-    }
-
-    /// All that waits lies in segments that are there. What a checkpoint points to may have been let go by a record behind it,
-    /// so it is not asked before all of these are applied.
-    fn check_whole(&mut self, fx: &mut Effects) {
-        if !self.is_whole && self.is_ready() {
-            self.is_whole = true;
-            if self.log.missing().is_some() {
-                fx.list.push(Effect::Fatal(Fatal::SegmentLost));
-            }
         }
     }
 
@@ -281,9 +282,9 @@ impl Shard {
         }
     }
 
-    /// Whether all partitions serve. Before that a server does not accept connections.
+    /// Whether all partitions serve, or are in repair. Before that a server does not accept connections.
     pub fn is_ready(&self) -> bool {
-        self.partitions.iter().all(|partition| partition.serving)
+        self.partitions.iter().all(|partition| partition.serving || partition.repair.is_some())
     }
 
     /// Counts since the start.
@@ -322,6 +323,7 @@ impl Shard {
         assert_eq!(open, self.connections as usize, "the count of connections is right");
         let mut pointers = 0;
         for partition in &self.partitions {
+            assert!(partition.repair.is_none() || partition.is_quiet(), "who is in repair takes no part");
             for inbox in &partition.state.inboxes {
                 assert!(inbox.floor <= inbox.acked && inbox.acked <= inbox.head(), "floor ≤ acked ≤ head");
                 pointers += inbox.waiting.len();

@@ -174,6 +174,11 @@ const KEYS: &[Key] = &[
         get: |s| quoted(print_us(s.bounds.forget_after_us)),
     },
     Key {
+        name: "storage.scrub_interval",
+        set: |s, v| put(&mut s.bounds.scrub_interval_us, duration_us(v)),
+        get: |s| quoted(print_us(s.bounds.scrub_interval_us)),
+    },
+    Key {
         name: "log.format",
         set: |s, v| put(&mut s.log_format, log_format(v)),
         get: |s| quoted(if s.log_format == LogFormat::Json { "json" } else { "text" }),

@@ -3,10 +3,10 @@
 
 use std::collections::VecDeque;
 
-use whimbrel_core::Shard;
 use whimbrel_core::ids::{ConnId, ShardId};
 use whimbrel_core::io::{Effect, Effects, Input, Moving};
 use whimbrel_core::lane::LaneItem;
+use whimbrel_core::{Shard, Trouble};
 use whimbrel_storage::LogWrite;
 use whimbrel_wire::Code;
 
@@ -355,10 +355,13 @@ impl Cell {
             Effect::PrepareSegment { segment, reuse } => self.chores.prepare(chore_due(b), segment, reuse),
             Effect::RemoveSegment(retired) => self.chores.remove(chore_due(b), retired),
             Effect::Checkpoint { number, bytes, last } => self.chores.checkpoint(chore_due(b), number, bytes, last),
-            Effect::ReadIn { segment, mapping } => {
-                drop(mapping);
-                self.chores.read_in(chore_due(b), segment);
+            Effect::Scrub { is, mapping } => self.chores.scrub(chore_due(b), is, mapping),
+            Effect::Tell(trouble) if b.damaged => b.stats.troubles += u64::from(matches!(trouble, Trouble::Repair(_))),
+            Effect::Tell(trouble) => {
+                let text = format!("shard {} finds damage where there is none: {trouble:?}", self.id);
+                return Err(Violation::new(Check::Start, text));
             }
+            Effect::ReadIn { is, mapping } => self.chores.read_in(chore_due(b), is, mapping),
             Effect::WakeAt { mono_us } => self.wake_at_us = Some(mono_us.saturating_add(self.booted_us)),
             Effect::Stopped => self.stopped = true,
             Effect::Fatal(fatal) => {

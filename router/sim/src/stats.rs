@@ -69,6 +69,10 @@ stats! {
     segments_reused,
     /// Segments that were read in before they were looked at.
     read_in,
+    /// Partitions that went to repair.
+    troubles,
+    /// Segments that were read to see whether they are as they were written.
+    scrubbed,
     /// Worlds in which everything was forgotten at the end.
     forgotten_worlds,
     /// Refusals that they heard.

@@ -61,7 +61,7 @@ impl Weather {
         let rough = rng.per_mille(750);
         let calm = |per_mille: u64| if rough { per_mille } else { 0 };
         let bounds = bounds(rng);
-        Weather {
+        let mut weather = Weather {
             shards,
             partitions: rng.between(4, 16) as u16,
             lane_capacity: rng.pick(&[1, 2, 4, 8, 16, 64, 64, 256]),
@@ -97,7 +97,9 @@ impl Weather {
             wall_jump_per_mille: calm(rng.pick(&[0, 5])),
             crumbs_per_mille: calm(rng.pick(&[0, 20, 100])),
             slow_per_mille: calm(rng.pick(&[0, 100, 400])),
-        }
+        };
+        weather.bounds.scrub_interval_us = rng.pick(&[10_000 * MS, 100_000 * MS, Bounds::default().scrub_interval_us]);
+        weather
     }
 
     /// How a new connection cuts its bytes, and what its client's kernel holds for it.
@@ -127,6 +129,7 @@ fn bounds(rng: &mut Rng) -> Bounds {
         inbox_pointers: rng.pick(&[20, 100, usual.inbox_pointers]),
         lane_backlog: rng.pick(&[16, 256, usual.lane_backlog]),
         retry_after_ms: rng.pick(&[5, usual.retry_after_ms]),
+        scrub_interval_us: usual.scrub_interval_us,
         forget_after_us: rng.pick(&[200 * MS, 4_000 * MS, usual.forget_after_us, usual.forget_after_us]),
     }
 }

@@ -25,6 +25,7 @@ use super::ring::{Completion, Ring, RingCounters, Wait};
 use super::segments::Segments;
 use super::sleep::Sleeper;
 use super::stats::{Sources, Stage, Stats};
+use super::trouble;
 
 /// Completions that one turn handles at most, so that its effects stay bounded.
 const COMPLETIONS_MAX: usize = 4096;
@@ -456,7 +457,9 @@ impl Shell {
                 Effect::PrepareSegment { segment, reuse } => self.segments.prepare(segment, reuse),
                 Effect::RemoveSegment(retired) => self.segments.remove(retired),
                 Effect::Checkpoint { number, bytes, last } => self.segments.checkpoint(number, bytes, last),
-                Effect::ReadIn { segment, mapping } => self.segments.read_in(segment, mapping),
+                Effect::ReadIn { is, mapping } => self.segments.read_in(is, mapping),
+                Effect::Scrub { is, mapping } => self.segments.scrub(is, mapping),
+                Effect::Tell(trouble) => trouble::tell(self.id, &trouble),
                 Effect::WakeAt { mono_us } => self.wake_at_us = Some(mono_us),
                 Effect::Stopped => {
                     self.stopped = true;
