@@ -35,7 +35,7 @@ pub use layout::{BATCH_HEADER_BYTES, FORMAT_VERSION, RECORD_HEADER_BYTES, record
 pub use location::{Location, Mark, RecordHeader, RecordKind, SegmentId, WriteId};
 pub use log::{AppendError, Log, LogOptions, LogWrite, Wanted};
 pub use mapping::read_in;
-pub use recover::{OpenError, Recovered, Truncated};
+pub use recover::{OpenError, Recovered, Rotten, Truncated};
 pub use rot::{Loss, Rot, RotReason};
 pub use scrub::{Checked, FileSource, Memory, SegmentIs, Source, check_segment};
 pub use segments::Retired;

@@ -93,7 +93,8 @@ impl Source for Memory<'_> {
 
 /// Looks whether all batches of a segment are as they were written. Their numbers have to be dense among themselves.
 pub fn check_segment(is: &SegmentIs, source: &mut dyn Source) -> Checked {
-    let mut check = Check { is, source, generation: is.generation, rot: Vec::new() };
+    let mut check = Check { is, source, limit: is.size_bytes, generation: is.generation, rot: Vec::new() };
+    check.head();
     let (batches, end) = check.all();
     let mut rot = check.rot;
     // What cannot be read is zeros to the checksums, and where there were zeros they hold.
@@ -104,9 +105,21 @@ pub fn check_segment(is: &SegmentIs, source: &mut dyn Source) -> Checked {
     Checked { segment: is.id, bytes: u64::from(is.size_bytes), batches, end, rot }
 }
 
+/// The same of its batches before a place, at which one of them ends. Gives what is rotten there.
+pub(crate) fn check_before(is: &SegmentIs, source: &mut dyn Source, limit: u32) -> Vec<Rot> {
+    let mut check = Check { is, source, limit, generation: is.generation, rot: Vec::new() };
+    let (_, end) = check.all();
+    if end < limit && check.rot.last().is_none_or(|rot| rot.offset + rot.bytes < limit) {
+        check.found(end..limit, RotReason::BatchMissing, Loss::Unknown);
+    }
+    check.rot
+}
+
 struct Check<'a> {
     is: &'a SegmentIs,
     source: &'a mut dyn Source,
+    /// Nothing from here on is looked at.
+    limit: u32,
     generation: Option<u64>,
     rot: Vec<Rot>,
 }
@@ -114,8 +127,7 @@ struct Check<'a> {
 impl Check<'_> {
     /// How many batches there are, and where the last one ends.
     fn all(&mut self) -> (u64, u32) {
-        self.head();
-        let size = self.is.size_bytes;
+        let size = self.limit;
         let (mut at, mut end, mut batches, mut next) = (FIRST_BATCH_OFFSET, FIRST_BATCH_OFFSET, 0, None);
         while at < size {
             if let Some(header) = self.header(at).filter(|header| next.is_none_or(|next| header.number == next)) {
@@ -164,7 +176,7 @@ impl Check<'_> {
     fn header(&mut self, at: u32) -> Option<BatchHeader> {
         let header = BatchHeader::decode(self.source.at(at..at + PAGE_BYTES))?;
         let fits = (BATCH_HEADER_BYTES..=BATCH_MAX_BYTES).contains(&header.length)
-            && layout::padded(header.length) <= self.is.size_bytes - at;
+            && layout::padded(header.length) <= self.limit - at;
         let belongs = Some(header.generation) == self.generation && header.offset == at;
         (fits && belongs && header.durable == header.number.wrapping_sub(1)).then_some(header)
     }
@@ -177,7 +189,7 @@ impl Check<'_> {
 
     /// The first page from here on that is not zeros.
     fn first_byte(&mut self, from: u32) -> Option<u32> {
-        let mut pages = (from..self.is.size_bytes).step_by(PAGE_BYTES as usize);
+        let mut pages = (from..self.limit).step_by(PAGE_BYTES as usize);
         pages.find(|page| !layout::is_zero(self.source.at(*page..*page + PAGE_BYTES)))
     }
 

@@ -73,6 +73,7 @@ impl Partition {
         store: LogStore,
         wall_ms: u64,
         election_ticks: usize,
+        campaigns: bool,
     ) -> raft::Result<Partition> {
         let config = Config {
             id: SELF,
@@ -92,7 +93,9 @@ impl Partition {
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let mut group = RawNode::new(&config, store, &logger)?;
         group.raft.set_randomized_election_timeout(10 + election_ticks % 10);
-        group.campaign()?;
+        if campaigns {
+            group.campaign()?;
+        }
         Ok(Partition {
             state,
             group,

@@ -35,8 +35,6 @@ pub enum OpenError {
     BadEntry { partition: u16, index: u64, error: CommandError },
     #[error("the log's record of a vote in partition {0} is malformed")]
     BadHardState(u16),
-    #[error("partition {0} of the log has no entry before {1}")]
-    Hole(u16, u64),
     #[error(
         "the newest checkpoint is not one of this shard's partitions, or was not written by this version of whimbrel; use the \
          version that wrote it"
@@ -115,7 +113,8 @@ impl Shard {
         };
         let (mut log, recovered, found) = recover::read_log(&config, held, options, disk, &hash)?;
         let mut partitions = Vec::with_capacity(held);
-        for (rank, Found { state, store, wall_ms }) in found.into_iter().enumerate() {
+        let mut repairs = Vec::new();
+        for (rank, Found { state, store, wall_ms, repair }) in found.into_iter().enumerate() {
             let ticks = (config.seed.rotate_right(8) as usize).wrapping_add(rank * 7);
             for place in state.chats.iter().flat_map(|chat| &chat.outbox) {
                 log.hold(place.command);
@@ -123,7 +122,8 @@ impl Shard {
             for location in state.inboxes.iter().flat_map(|inbox| &inbox.waiting) {
                 log.hold(*location);
             }
-            partitions.push(Partition::new(state, store, wall_ms, ticks)?);
+            repairs.extend(repair.map(|(why, rot)| (rank, why, rot)));
+            partitions.push(Partition::new(state, store, wall_ms, ticks, repair.is_none())?);
         }
         let pointers = partitions.iter().flat_map(|it| &it.state.inboxes).map(|inbox| inbox.waiting.len()).sum();
         // With the largest command behind it an entry still fits a record.
@@ -170,6 +170,14 @@ impl Shard {
             told_wake_us: 0,
             config,
         };
+        for rot in shard.recovered.rot.clone() {
+            shard.note(rot.rot);
+        }
+        // Nobody is there yet who would have to be told.
+        let mut nothing = Effects::default();
+        for (p, why, rot) in repairs {
+            shard.begin_repair(&mut nothing, p, why, rot);
+        }
         for p in 0..held {
             shard.mark_dirty(p);
         }

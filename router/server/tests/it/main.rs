@@ -13,6 +13,7 @@ mod golden_data;
 mod hostile;
 mod machine;
 mod raw;
+mod rot;
 mod serve;
 mod slow;
 mod storage;
