@@ -27,8 +27,6 @@ pub(crate) struct Bottom {
     pub(crate) waiting: u64,
     /// No faults any more.
     pub(crate) healed: bool,
-    /// A disk is damaged, and partitions may be in repair.
-    pub(crate) damaged: bool,
     pub(crate) stats: Stats,
 }
 

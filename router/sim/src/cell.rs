@@ -3,10 +3,10 @@
 
 use std::collections::VecDeque;
 
+use whimbrel_core::Shard;
 use whimbrel_core::ids::{ConnId, ShardId};
 use whimbrel_core::io::{Effect, Effects, Input, Moving};
 use whimbrel_core::lane::LaneItem;
-use whimbrel_core::{Shard, Trouble};
 use whimbrel_storage::LogWrite;
 use whimbrel_wire::Code;
 
@@ -356,7 +356,6 @@ impl Cell {
             Effect::RemoveSegment(retired) => self.chores.remove(chore_due(b), retired),
             Effect::Checkpoint { number, bytes, last } => self.chores.checkpoint(chore_due(b), number, bytes, last),
             Effect::Scrub { is, mapping } => self.chores.scrub(chore_due(b), is, mapping),
-            Effect::Tell(trouble) if b.damaged => b.stats.troubles += u64::from(matches!(trouble, Trouble::Repair(_))),
             Effect::Tell(trouble) => {
                 let text = format!("shard {} finds damage where there is none: {trouble:?}", self.id);
                 return Err(Violation::new(Check::Start, text));

@@ -69,8 +69,6 @@ stats! {
     segments_reused,
     /// Segments that were read in before they were looked at.
     read_in,
-    /// Partitions that went to repair.
-    troubles,
     /// Segments that were read to see whether they are as they were written.
     scrubbed,
     /// Worlds in which everything was forgotten at the end.

@@ -75,7 +75,6 @@ impl World {
             weather,
             waiting: 0,
             healed: false,
-            damaged: false,
             stats: Stats::default(),
         };
         let mut world = World {

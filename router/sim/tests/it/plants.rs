@@ -43,7 +43,7 @@ fn a_socket_that_repeats_swaps_drops_or_raises_is_caught() {
     caught(Plant::SocketSwaps, 5);
     caught(Plant::SocketDrops, 2);
     caught(Plant::AckDrops, 33);
-    caught(Plant::AckJumps, 14);
+    caught(Plant::AckJumps, 84);
 }
 
 #[test]
