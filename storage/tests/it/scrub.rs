@@ -182,8 +182,8 @@ fn a_file_of_another_length_is_an_error_and_a_segment_of_a_disk_is_found_by_its_
     assert!(disk.source(&SegmentIs { id: SegmentId(2), ..is }, None).is_err());
 }
 
-/// A disk that does not give some of its pages.
-struct Bad<'a>(&'a [u8], [std::ops::Range<u32>; 1]);
+/// A disk that does not give these bytes.
+struct Bad<'a>(&'a [u8], std::ops::Range<u32>);
 
 impl Source for Bad<'_> {
     fn at(&mut self, range: std::ops::Range<u32>) -> &[u8] {
@@ -191,7 +191,7 @@ impl Source for Bad<'_> {
     }
 
     fn unreadable(&self) -> &[std::ops::Range<u32>] {
-        &self.1
+        std::slice::from_ref(&self.1)
     }
 }
 
@@ -200,14 +200,14 @@ fn pages_that_cannot_be_read_are_told_and_cost_what_was_in_them() {
     let (is, was, kept) = sealed();
     let mut zeroed = was.clone();
     zeroed[12_288..16_384].fill(0);
-    let found = check_segment(&is, &mut Bad(&zeroed, [12_288..16_384]));
+    let found = check_segment(&is, &mut Bad(&zeroed, 12_288..16_384));
     assert!(found.rot.iter().any(|rot| (rot.offset, rot.reason) == (12_288, RotReason::Unreadable)));
     for kept in &kept {
         let gone = !is_as_it_was(kept, &zeroed, &was);
         assert!(!gone || found.lost(place(kept)).is_some(), "{kept:?}");
     }
     // In the unused end nothing is lost.
-    let found = check_segment(&is, &mut Bad(&was, [28_672..32_768]));
+    let found = check_segment(&is, &mut Bad(&was, 28_672..32_768));
     assert_eq!(found.rot.len(), 1);
     assert!(kept.iter().all(|kept| found.lost(place(kept)).is_none()));
 }
