@@ -191,7 +191,7 @@ fn in_batch<'a>(batch: &'a [u8], header: &BatchHeader, mut each: impl FnMut(Reco
         let Some((record, len)) = layout::decode_record_header(&batch[at..], seed, offset) else { return };
         let start = at + RECORD_HEADER_BYTES as usize;
         let payload = &batch[start..start + len];
-        let intact = layout::payload_holds(&batch[at..], payload);
+        let intact = layout::sum_holds(&batch[at..], payload);
         each(record, header.offset + start as u32, intact.then_some(payload));
         at += layout::record_bytes(len);
     }
@@ -329,6 +329,12 @@ impl Cold {
 
     pub(crate) fn ids(&self) -> impl Iterator<Item = SegmentId> {
         self.list.keys().copied()
+    }
+
+    /// The first one behind this one to which nothing is added any more.
+    pub(crate) fn sealed_behind(&self, id: SegmentId) -> Option<SegmentId> {
+        let tail = self.tail.map(|(tail, ..)| tail);
+        self.list.range(id.next().max(SegmentId::COLD)..).map(|(id, _)| *id).find(|id| Some(*id) != tail)
     }
 
     pub(crate) fn count(&self) -> usize {

@@ -10,6 +10,7 @@ use rustix::fs::FallocateFlags;
 use rustix::io::{Errno, ReadWriteFlags};
 
 use crate::layout::SegmentHeader;
+use crate::scrub::{FileSource, SegmentIs};
 use crate::{Arriving, Disk, Position, SegmentId, end, mapping};
 
 /// Zeros are written in pieces of this size.
@@ -200,6 +201,12 @@ impl FileDisk {
     /// Where a segment's file is.
     pub fn path(&self, id: SegmentId) -> PathBuf {
         self.directory.join(format!("{:010}.seg", id.0))
+    }
+
+    /// The bytes of a segment as the disk has them, read at this pace (bytes a second): for
+    /// [`check_segment`](crate::check_segment).
+    pub fn source(&self, is: &SegmentIs, pace: Option<u64>) -> io::Result<FileSource> {
+        FileSource::open(&self.path(is.id), is.size_bytes, pace)
     }
 
     fn map(&self, id: SegmentId, populate: bool) -> io::Result<Bytes> {

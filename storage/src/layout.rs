@@ -183,14 +183,19 @@ pub(crate) fn encode_record(
 /// and the length of its payload, or `None` if anything of it, padding included, is not what was written.
 pub(crate) fn decode_record(bytes: &[u8], seed: u32, offset: u32) -> Option<(RecordHeader, usize)> {
     let (header, payload_bytes) = decode_record_header(bytes, seed, offset)?;
-    let rest = &bytes[RECORD_HEADER_BYTES as usize..record_bytes(payload_bytes)];
+    payload_holds(bytes, &header, payload_bytes).then_some((header, payload_bytes))
+}
+
+/// Whether the payload of a record whose header holds is what was written, and the padding behind it.
+pub(crate) fn payload_holds(bytes: &[u8], header: &RecordHeader, payload_bytes: usize) -> bool {
+    let Some(rest) = bytes.get(RECORD_HEADER_BYTES as usize..record_bytes(payload_bytes)) else { return false };
     let (payload, padding) = rest.split_at(payload_bytes);
     let intact = match header.kind {
-        RecordKind::Entry | RecordKind::HardState => payload_holds(bytes, payload),
+        RecordKind::Entry | RecordKind::HardState => sum_holds(bytes, payload),
         RecordKind::Erased => is_zero(payload),
-        RecordKind::Moved => payload_holds(bytes, payload) || is_zero(payload),
+        RecordKind::Moved => sum_holds(bytes, payload) || is_zero(payload),
     };
-    (intact && is_zero(padding)).then_some((header, payload_bytes))
+    intact && is_zero(padding)
 }
 
 /// The same for the header alone: the length of the payload lies within `bytes`, whatever is in it.
@@ -204,7 +209,7 @@ pub(crate) fn decode_record_header(bytes: &[u8], seed: u32, offset: u32) -> Opti
 }
 
 /// Whether a payload is the one that was written behind this record's header.
-pub(crate) fn payload_holds(header: &[u8], payload: &[u8]) -> bool {
+pub(crate) fn sum_holds(header: &[u8], payload: &[u8]) -> bool {
     u32_at(header, 24) == crc32c::crc32c(payload)
 }
 

@@ -12,6 +12,7 @@ use crate::cold::{Cold, Copied, Copy, Erase};
 use crate::layout::{self, BATCH_HEADER_BYTES, FIRST_BATCH_OFFSET, RECORD_HEADER_BYTES, SegmentHeader};
 use crate::limits;
 use crate::recover::{self, OpenError, Recovered};
+use crate::scrub::SegmentIs;
 use crate::segments::{Retired, Segment, Segments};
 use crate::staging::{Batch, Place, Pool, Staged};
 use crate::{Disk, Location, Mark, RecordHeader, SegmentId, WriteId};
@@ -260,12 +261,16 @@ impl Log {
             }
             return batch.view(location.offset, location.len);
         }
-        let mapping = self.segments.get(location.segment)?.view();
+        let segment = self.segments.get(location.segment)?;
+        let mapping = segment.view();
         let end = location.offset.checked_add(location.len)?;
         if location.segment.is_cold() {
             return mapping.get(location.offset as usize..end as usize).map(Bytes::copy_from_slice);
         }
-        let written = location.segment < self.tail_segment || end <= self.tail_offset;
+        let written = match segment.end {
+            Some(last) => end <= last,
+            None => location.segment < self.tail_segment || end <= self.tail_offset,
+        };
         (written && end as usize <= mapping.len()).then(|| mapping.slice(location.offset as usize..end as usize))
     }
 
@@ -447,11 +452,42 @@ impl Log {
         self.segments.get(id).map(|segment| segment.view().clone())
     }
 
-    /// A segment was read in.
-    pub fn warmed(&mut self, id: SegmentId) {
+    /// What a segment has to be that is on the disk.
+    pub fn segment_is(&self, id: SegmentId) -> Option<SegmentIs> {
+        let LogOptions { shard, segment_size: size_bytes, .. } = self.options;
+        let generation = Some(self.segments.get(id)?.generation);
+        Some(SegmentIs { shard, id, size_bytes, generation })
+    }
+
+    /// The first segment behind this one that nobody writes any more.
+    pub fn sealed_behind(&self, id: SegmentId) -> Option<SegmentId> {
+        let hot = if id.is_cold() { None } else { self.segments.behind(id) };
+        hot.filter(|id| *id < self.position().segment).or_else(|| self.segments.cold.sealed_behind(id))
+    }
+
+    /// How many segments nobody writes any more.
+    pub fn sealed(&self) -> usize {
+        self.segments.below(self.position().segment) + self.segments.cold.count()
+    }
+
+    /// A segment was read in, and looked at: its last batch ends there.
+    pub fn warmed(&mut self, id: SegmentId, end: u32) {
         if let Some(segment) = self.segments.get_mut(id) {
             segment.is_warm = true;
+            if !id.is_cold() {
+                segment.end.get_or_insert(end);
+            }
         }
+    }
+
+    /// Where the last batch of a segment ends, if that is known and nobody writes it any more.
+    pub fn end_of(&self, id: SegmentId) -> Option<u32> {
+        self.segments.get(id)?.end
+    }
+
+    /// Whether the segment of a place is there.
+    pub fn has_segment(&self, location: Location) -> bool {
+        self.segments.get(location.segment).is_some() || self.is_staged(location)
     }
 
     /// The place of which all before it is on stable storage.
@@ -598,6 +634,7 @@ impl Log {
     fn roll(&mut self) {
         if let Some(segment) = self.segments.get_mut(self.tail_segment) {
             segment.used = self.tail_offset;
+            segment.end = Some(self.tail_offset);
         }
         self.tail_segment = self.tail_segment.next();
         self.tail_offset = FIRST_BATCH_OFFSET;

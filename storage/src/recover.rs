@@ -2,10 +2,10 @@
 //!
 //! The rule: batches are numbered densely and one is written at a time, so only the last may be torn. It is torn if its
 //! damage, or what is left of it without a header, lies where it began and nothing valid follows: then it is zeroed and
-//! reported. Anything else that is not as it was written is rot: the disk is left alone and the log does not open.
+//! reported. Anything else that is not as it was written is rot, and the disk is left alone. With a valid batch behind it the log
+//! goes on there, and it is told what is lost; without one nobody knows where the log ended, and it does not open.
 
 use std::cell::RefCell;
-use std::fmt;
 use std::io;
 use std::ops::Range;
 
@@ -14,11 +14,13 @@ use bytes::Bytes;
 use crate::checkpoint::{self, BadCheckpoint, Checkpoint, Position};
 use crate::layout::{self, BATCH_HEADER_BYTES, BadSegment, BatchHeader, FIRST_BATCH_OFFSET, SegmentHeader};
 use crate::limits::{BATCH_MAX_BYTES, PAGE_BYTES};
+use crate::rot::{Loss, Part, Rot, RotReason, look_into};
+use crate::scrub::{self, Memory, SegmentIs};
 use crate::segments::Segment;
 use crate::{Arriving, Disk, Location, LogOptions, RecordHeader, SegmentId, end};
 
 /// What opening a log found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recovered {
     /// Segments, unused spares included.
     pub segments: u32,
@@ -32,6 +34,18 @@ pub struct Recovered {
     pub checkpoint: Option<u64>,
     /// Newer checkpoints that do not hold: the one before them served.
     pub checkpoints_damaged: u32,
+    /// What is not as it was written, in the log's order. It was left as it is.
+    pub rot: Vec<Rotten>,
+}
+
+/// Rot that was found where the log was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rotten {
+    /// What is wrong, and where.
+    pub rot: Rot,
+    /// How many records were given out before it. `None` of what lies before the checkpoint's position, where none are given
+    /// out: it matters to who waits for something there.
+    pub after: Option<u64>,
 }
 
 /// The remains of a last batch that a crash tore. They are zeros now. Nothing in it was ever acknowledged.
@@ -130,40 +144,6 @@ pub enum OpenError {
     },
 }
 
-/// What rotted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RotReason {
-    /// The first page of a segment is not one.
-    SegmentHeader,
-    /// A segment is missing although a later one is there.
-    SegmentMissing,
-    /// A batch's records do not match their checksums although a later batch is there, which was written only after this
-    /// one was on stable storage.
-    Batch,
-    /// There is no valid batch here although a later one is there.
-    BatchMissing,
-    /// A valid batch is not the one that belongs here.
-    BatchMisplaced,
-    /// There are bytes where no batch was ever written.
-    Stray,
-    /// It is not the segment that the newest checkpoint names.
-    NotTheCheckpoints,
-}
-
-impl fmt::Display for RotReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            RotReason::SegmentHeader => "its header is not valid",
-            RotReason::SegmentMissing => "it is missing, and a later one is there",
-            RotReason::Batch => "a batch does not match its checksums, and a later one is there",
-            RotReason::BatchMissing => "there is no valid batch, and a later one is there",
-            RotReason::BatchMisplaced => "a batch lies there that belongs elsewhere",
-            RotReason::Stray => "there are bytes where none were written",
-            RotReason::NotTheCheckpoints => "it is not the segment that the newest checkpoint goes on from",
-        })
-    }
-}
-
 /// What [`Log::open`](crate::Log::open) goes on from.
 pub(crate) struct Found {
     pub(crate) segments: Vec<(SegmentId, Segment)>,
@@ -188,6 +168,8 @@ enum Next {
     Batch(BatchHeader),
     /// Its header is valid, its records are not.
     Torn(BatchHeader),
+    /// A valid header that is not the next batch's.
+    Misplaced,
     Absent,
 }
 
@@ -270,7 +252,8 @@ pub(crate) fn recover(
 ) -> Result<Found, OpenError> {
     let from = start.newest().map(|newest| newest.position);
     let walked_from = from.map_or(SegmentId::FIRST, |position| position.segment);
-    let (held, segments, cold) = open_segments(options, disk, from.map(|position| position.segment))?;
+    let mut heads = Vec::new();
+    let (held, segments, cold) = open_segments(options, disk, from.map(|position| position.segment), &mut heads)?;
     let behind = segments.partition_point(|(_, header)| header.id < walked_from);
     let (begin, first_batch) = match from {
         Some(position) => {
@@ -283,9 +266,18 @@ pub(crate) fn recover(
         }
         None => (At { segment: 0, offset: FIRST_BATCH_OFFSET }, 1),
     };
+    let mut rot = heads;
     let walked = &segments[behind..];
+    if from.is_some() {
+        // What waits there is not cold, and nobody looks at its checksums any more.
+        let (mapping, header) = &segments[behind];
+        let SegmentHeader { shard, id, size_bytes, generation } = *header;
+        let is = SegmentIs { shard, id, size_bytes, generation: Some(generation) };
+        rot.extend(scrub::check_before(&is, &mut Memory(mapping), begin.offset));
+    }
+    let rot: Vec<Rotten> = rot.into_iter().map(|rot| Rotten { rot, after: None }).collect();
     if from.is_some() && ends_at(options, disk, from, begin, walked)? {
-        let report = Recovered { segments: segments.len() as u32, ..Recovered::default() };
+        let report = Recovered { segments: segments.len() as u32, rot, ..Recovered::default() };
         let tail_segment = walked[0].1.id;
         return Ok(Found {
             next_batch: first_batch,
@@ -298,14 +290,14 @@ pub(crate) fn recover(
     }
     let arriving = disk.read_ahead(walked.iter().map(|(mapping, _)| mapping.clone()).collect());
     let arriving = RefCell::new(arriving.map_err(failed("read", walked_from))?);
-    let mut walk = Walk { segments: walked, arriving, next_batch: first_batch, records: 0 };
-    let (last, tail) = walk.accept(begin, on_record)?;
+    let mut walk = Walk { segments: walked, arriving, next_batch: first_batch, records: 0, rot };
+    let (last, tail) = walk.accept(begin, on_record);
     if walk.next_batch < start.through {
         // The checkpoint has what stood here: it was durable.
         return Err(walk.rot(tail, RotReason::BatchMissing));
     }
     let remains = walk.judge_tail(tail)?;
-    let (walked, next_batch, records) = (walk.segments, walk.next_batch, walk.records);
+    let (walked, next_batch, records, rot) = (walk.segments, walk.next_batch, walk.records, walk.rot);
 
     let mut truncated = None;
     if let Some((at, bytes)) = remains {
@@ -325,6 +317,7 @@ pub(crate) fn recover(
         batches: next_batch - first_batch,
         records,
         truncated,
+        rot,
         ..Recovered::default()
     };
     let tail_segment = walked[tail.segment].1.id;
@@ -360,6 +353,7 @@ fn open_segments(
     options: &LogOptions,
     disk: &mut dyn Disk,
     from: Option<SegmentId>,
+    heads: &mut Vec<Rot>,
 ) -> Result<(Held, Views, Held), OpenError> {
     let walked_from = from.unwrap_or(SegmentId::FIRST);
     let missing = |segment| OpenError::Rot { segment, offset: 0, reason: RotReason::SegmentMissing };
@@ -369,13 +363,13 @@ fn open_segments(
     let mut cold = Vec::with_capacity(cold_ids.len());
     for id in cold_ids {
         let mapping = disk.open(id).map_err(failed("open", id))?;
-        let header = check_segment(options, id, &mapping)?;
+        let header = check_segment(options, id, &mapping, heads)?;
         cold.push((id, Segment::new(mapping, header.generation, false)));
     }
     if ids.is_empty() && from.is_none() {
         let id = SegmentId::FIRST;
         let mapping = disk.create(id, options.segment_size).map_err(failed("make", id))?;
-        let header = check_segment(options, id, &mapping)?;
+        let header = check_segment(options, id, &mapping, heads)?;
         let segment = Segment::new(mapping, header.generation, true);
         let view = segment.view().clone();
         return Ok((vec![(id, segment)], vec![(view, header)], cold));
@@ -385,13 +379,14 @@ fn open_segments(
     let mut expected = walked_from;
     for id in ids {
         if id >= walked_from {
-            if id != expected {
+            // Those that are missing between others are what the walk misses.
+            if expected == walked_from && id != expected {
                 return Err(missing(expected));
             }
             expected = id.next();
         }
         let mapping = disk.open(id).map_err(failed("open", id))?;
-        let header = check_segment(options, id, &mapping)?;
+        let header = check_segment(options, id, &mapping, heads)?;
         // Who is given records looks at views, which are counted.
         let segment = Segment::new(mapping, header.generation, id >= walked_from);
         segments.push((segment.view().clone(), header));
@@ -403,11 +398,25 @@ fn open_segments(
     Ok((held, segments, cold))
 }
 
-fn check_segment(options: &LogOptions, id: SegmentId, mapping: &Bytes) -> Result<SegmentHeader, OpenError> {
-    let rot = OpenError::Rot { segment: id, offset: 0, reason: RotReason::SegmentHeader };
+fn check_segment(
+    options: &LogOptions,
+    id: SegmentId,
+    mapping: &Bytes,
+    heads: &mut Vec<Rot>,
+) -> Result<SegmentHeader, OpenError> {
+    let reason = RotReason::SegmentHeader;
+    let rot = OpenError::Rot { segment: id, offset: 0, reason };
     let header = match SegmentHeader::decode(mapping) {
         Ok(header) => header,
-        Err(BadSegment::Damaged) => return Err(rot),
+        Err(BadSegment::Damaged) => {
+            // All that it says is known otherwise, if there is a batch.
+            let size_bytes = options.segment_size;
+            let first = FIRST_BATCH_OFFSET as usize;
+            let generation = mapping.get(first..first + PAGE_BYTES as usize).and_then(scrub::generation_of);
+            let Some(generation) = generation.filter(|_| mapping.len() == size_bytes as usize) else { return Err(rot) };
+            heads.push(Rot { segment: id, offset: 0, bytes: PAGE_BYTES, reason, loss: Loss::Nothing });
+            return Ok(SegmentHeader { shard: options.shard, id, size_bytes, generation });
+        }
         Err(BadSegment::Version(found)) => {
             return Err(OpenError::Format { segment: id, found, known: layout::FORMAT_VERSION });
         }
@@ -435,6 +444,7 @@ struct Walk<'a> {
     arriving: RefCell<Arriving>,
     next_batch: u64,
     records: u64,
+    rot: Vec<Rotten>,
 }
 
 impl Walk<'_> {
@@ -444,87 +454,149 @@ impl Walk<'_> {
         &mut self,
         mut at: At,
         on_record: &mut dyn FnMut(&RecordHeader, Location, Bytes),
-    ) -> Result<(Option<(At, u32)>, At), OpenError> {
+    ) -> (Option<(At, u32)>, At) {
         let mut last = None;
         loop {
-            match self.look(at)? {
+            match self.look(at) {
                 Next::Batch(header) => {
-                    self.emit(at, &header, on_record);
+                    self.emit(at, &header, true, on_record);
                     let bytes = layout::padded(header.length);
                     last = Some((at, bytes));
                     at.offset += bytes;
                     self.next_batch += 1;
                 }
-                Next::Torn(_) => return Ok((last, at)),
-                Next::Absent => match self.next_segment(at)? {
+                Next::Torn(header) => {
+                    let behind = At { offset: at.offset + layout::padded(header.length), ..at };
+                    if self.find(behind, self.next_batch + 1).is_none() {
+                        return (last, at);
+                    }
+                    self.emit(at, &header, false, on_record);
+                    at = behind;
+                    self.next_batch += 1;
+                }
+                Next::Absent | Next::Misplaced => match self.next_segment(at).or_else(|| self.jump(at)) {
                     Some(next) => at = next,
-                    None => return Ok((last, at)),
+                    None => return (last, at),
                 },
             }
         }
     }
 
+    /// The next valid batch from a place on, with at least this number. None was ever written at its place but that one.
+    fn find(&self, from: At, number: u64) -> Option<(At, BatchHeader)> {
+        let first = FIRST_BATCH_OFFSET;
+        (from.segment..self.segments.len()).find_map(|index| {
+            let (mapping, segment) = &self.segments[index];
+            let start = if index == from.segment { from.offset } else { first };
+            (start..segment.size_bytes).step_by(PAGE_BYTES as usize).find_map(|offset| {
+                let header = belonging(segment, &mapping[offset as usize..], offset)?;
+                (header.number >= number).then_some((At { segment: index, offset }, header))
+            })
+        })
+    }
+
+    /// Goes on at the next valid batch, if there is one. What is lost until there is rot.
+    fn jump(&mut self, from: At) -> Option<At> {
+        let (to, header) = self.find(from, self.next_batch)?;
+        let (reason, loss) = match header.number == self.next_batch {
+            true => (RotReason::Stray, Loss::Nothing),
+            false if BatchHeader::decode(&self.segments[from.segment].0[from.offset as usize..]).is_some() => {
+                (RotReason::BatchMisplaced, Loss::Unknown)
+            }
+            false => (RotReason::BatchMissing, Loss::Unknown),
+        };
+        for index in from.segment..=to.segment {
+            let (_, segment) = &self.segments[index];
+            let (id, size) = (segment.id, segment.size_bytes);
+            let start = if index == from.segment { from.offset } else { FIRST_BATCH_OFFSET };
+            let end = if index == to.segment { to.offset } else { size };
+            if end > start {
+                self.found(Rot { segment: id, offset: start, bytes: end - start, reason, loss });
+            }
+            let next = self.segments.get(index + 1).filter(|_| index < to.segment).map(|(_, next)| next.id);
+            for segment in (id.0 + 1..next.map_or(0, |next| next.0)).map(SegmentId) {
+                self.found(Rot { segment, offset: 0, bytes: size, reason: RotReason::SegmentMissing, loss });
+            }
+        }
+        self.next_batch = header.number;
+        Some(to)
+    }
+
+    fn found(&mut self, rot: Rot) {
+        self.rot.push(Rotten { rot, after: Some(self.records) });
+    }
+
     /// What lies at this place. Only a batch's header ever lies there, so a valid one that is not the next is misplaced.
-    fn look(&self, at: At) -> Result<Next, OpenError> {
+    fn look(&self, at: At) -> Next {
         let (mapping, segment) = &self.segments[at.segment];
         self.wait(at.segment, at.offset as usize + BATCH_MAX_BYTES as usize);
         let rest = &mapping[at.offset as usize..];
-        let Some(header) = BatchHeader::decode(rest) else {
-            return Ok(Next::Absent);
-        };
-        let belongs = header.number == self.next_batch
-            && header.durable == header.number - 1
-            && header.generation == segment.generation
-            && header.offset == at.offset
-            && (BATCH_HEADER_BYTES..=BATCH_MAX_BYTES).contains(&header.length)
-            && layout::padded(header.length) as usize <= rest.len();
-        if !belongs {
-            return Err(self.rot(at, RotReason::BatchMisplaced));
+        if BatchHeader::decode(rest).is_none() {
+            return Next::Absent;
         }
+        let belongs = belonging(segment, rest, at.offset).filter(|header| header.number == self.next_batch);
+        let Some(header) = belongs else { return Next::Misplaced };
         let whole = records_hold(&rest[..layout::padded(header.length) as usize], &header);
-        Ok(if whole { Next::Batch(header) } else { Next::Torn(header) })
+        if whole { Next::Batch(header) } else { Next::Torn(header) }
     }
 
     /// The start of the next segment, if the log goes on there: this one is full, or the next batch is there, torn or not.
-    fn next_segment(&self, at: At) -> Result<Option<At>, OpenError> {
+    fn next_segment(&self, at: At) -> Option<At> {
         let next = At { segment: at.segment + 1, offset: FIRST_BATCH_OFFSET };
-        let Some((mapping, segment)) = self.segments.get(next.segment) else {
-            return Ok(None);
-        };
+        let (mapping, segment) = self.segments.get(next.segment)?;
+        if segment.id != self.segments[at.segment].1.id.next() {
+            return None;
+        }
         self.wait(next.segment, next.offset as usize + BATCH_HEADER_BYTES as usize);
         let header = BatchHeader::decode(&mapping[next.offset as usize..]);
         let goes_on =
             header.is_some_and(|header| header.generation == segment.generation && header.number == self.next_batch);
         // Behind a full segment there is nowhere else to go on.
         let full = at.offset == self.segments[at.segment].1.size_bytes;
-        if !goes_on && !full {
-            return Ok(None);
-        }
         let rest = &self.segments[at.segment].0[at.offset as usize..];
-        if !layout::is_zero(rest) {
-            return Err(self.rot(at, RotReason::Stray));
-        }
-        Ok(Some(next))
+        // With bytes in between it is not gone on to but found.
+        ((goes_on || full) && layout::is_zero(rest)).then_some(next)
     }
 
-    fn emit(&mut self, at: At, header: &BatchHeader, on_record: &mut dyn FnMut(&RecordHeader, Location, Bytes)) {
+    /// Gives out the records of a batch that are as they were written: if it is `whole`, as was seen, all of them.
+    fn emit(
+        &mut self,
+        at: At,
+        header: &BatchHeader,
+        whole: bool,
+        on_record: &mut dyn FnMut(&RecordHeader, Location, Bytes),
+    ) {
         let (mapping, segment) = &self.segments[at.segment];
-        let batch = &mapping[at.offset as usize..(at.offset + header.length) as usize];
-        for_each_record(batch, header, |record, from, len| {
-            let offset = at.offset + from;
-            let location = Location { segment: segment.id, offset, len };
-            on_record(&record, location, mapping.slice(offset as usize..(offset + len) as usize));
-        });
-        self.records += u64::from(header.records);
+        let batch = &mapping[at.offset as usize..(at.offset + layout::padded(header.length)) as usize];
+        let (records, rot) = (&mut self.records, &mut self.rot);
+        let each = &mut |part: Part| {
+            if let Part::Record(record, from, len) = part {
+                let offset = at.offset + from;
+                let location = Location { segment: segment.id, offset, len };
+                on_record(&record, location, mapping.slice(offset as usize..(offset + len) as usize));
+                *records += 1;
+            } else {
+                rot.extend(part.rot(segment.id, header).map(|rot| Rotten { rot, after: Some(*records) }));
+            }
+        };
+        if whole {
+            for_each_record(batch, header, each);
+        } else {
+            look_into(batch, header, each);
+        }
     }
 
     /// Judges all that lies behind the accepted batches: nothing, the remains of one torn batch (their place and length),
     /// or rot.
     fn judge_tail(&self, tail: At) -> Result<Option<(At, u32)>, OpenError> {
-        let torn = match self.look(tail)? {
+        let torn = match self.look(tail) {
             Next::Torn(header) => Some(layout::padded(header.length)),
+            Next::Misplaced => return Err(self.rot(tail, RotReason::BatchMisplaced)),
             Next::Batch(_) | Next::Absent => None,
         };
+        if let Some(missing) = self.missing_from(tail.segment) {
+            return Err(OpenError::Rot { segment: missing, offset: 0, reason: RotReason::SegmentMissing });
+        }
         let missing = if torn.is_some() { RotReason::Batch } else { RotReason::BatchMissing };
         // Pages that are not zeros, per segment: first and end.
         let mut strays: Vec<(usize, Range<u32>)> = Vec::new();
@@ -582,6 +654,12 @@ impl Walk<'_> {
         self.arriving.borrow_mut().wait(segment, offset.min(self.segments[segment].0.len()));
     }
 
+    /// The first segment that is missing behind this one, before another that is there.
+    fn missing_from(&self, index: usize) -> Option<SegmentId> {
+        let pairs = self.segments[index..].windows(2).map(|pair| (pair[0].1.id, pair[1].1.id));
+        pairs.into_iter().find(|(id, next)| id.next() != *next).map(|(id, _)| id.next())
+    }
+
     fn rot(&self, at: At, reason: RotReason) -> OpenError {
         OpenError::Rot { segment: self.segments[at.segment].1.id, offset: at.offset, reason }
     }
@@ -589,6 +667,17 @@ impl Walk<'_> {
 
 /// A valid batch header lies where none may.
 struct Valid;
+
+/// The header of a batch at this place of a segment, if it is valid and was written for it.
+fn belonging(segment: &SegmentHeader, rest: &[u8], offset: u32) -> Option<BatchHeader> {
+    let header = BatchHeader::decode(rest)?;
+    let belongs = header.durable == header.number.wrapping_sub(1)
+        && header.generation == segment.generation
+        && header.offset == offset
+        && (BATCH_HEADER_BYTES..=BATCH_MAX_BYTES).contains(&header.length)
+        && layout::padded(header.length) as usize <= rest.len();
+    belongs.then_some(header)
+}
 
 /// Whether all records of a batch are as they were written, and the padding behind them.
 fn records_hold(batch: &[u8], header: &BatchHeader) -> bool {
@@ -605,13 +694,13 @@ fn records_hold(batch: &[u8], header: &BatchHeader) -> bool {
     at == records.len() && layout::is_zero(padding)
 }
 
-/// Goes through the records of a batch that holds: header, where its payload starts in the batch, its length.
-fn for_each_record(batch: &[u8], header: &BatchHeader, mut each: impl FnMut(RecordHeader, u32, u32)) {
+/// Goes through the records of a batch that holds.
+fn for_each_record(batch: &[u8], header: &BatchHeader, each: &mut dyn FnMut(Part)) {
     let mut at = BATCH_HEADER_BYTES as usize;
     for _ in 0..header.records {
         let (record, payload_bytes) =
             layout::record_unchecked(&batch[at..]).expect("the batch was checked just before");
-        each(record, at as u32 + layout::RECORD_HEADER_BYTES, payload_bytes as u32);
+        each(Part::Record(record, at as u32 + layout::RECORD_HEADER_BYTES, payload_bytes as u32));
         at += layout::record_bytes(payload_bytes);
     }
 }

@@ -24,6 +24,8 @@ pub(crate) struct Segment {
     pub(crate) is_warm: bool,
     /// Bytes from its start behind which it is zeros, as far as is known.
     pub(crate) used: u32,
+    /// Where its last batch ends, once it is known and nobody writes it any more.
+    pub(crate) end: Option<u32>,
 }
 
 /// What views of a segment hold, beneath all of them.
@@ -43,7 +45,7 @@ impl Segment {
         let pins = Arc::new(());
         let view = Bytes::from_owner(Pinned { mapping: mapping.clone(), _pin: Arc::clone(&pins) });
         let used = mapping.len() as u32;
-        Segment { view, mapping, pins, generation, is_warm, used }
+        Segment { view, mapping, pins, generation, is_warm, used, end: None }
     }
 
     pub(crate) fn view(&self) -> &Bytes {
@@ -126,6 +128,17 @@ impl Segments {
             return self.cold.get_mut(id);
         }
         self.list.get_mut(id.0.checked_sub(self.first.0)? as usize)?.as_mut()
+    }
+
+    /// The first one behind this one that is there.
+    pub(crate) fn behind(&self, id: SegmentId) -> Option<SegmentId> {
+        let from = id.next().max(self.first);
+        (from.0..self.next().0).map(SegmentId).find(|id| self.get(*id).is_some())
+    }
+
+    /// How many are there below this one.
+    pub(crate) fn below(&self, id: SegmentId) -> usize {
+        self.list.iter().take(id.0.saturating_sub(self.first.0) as usize).flatten().count()
     }
 
     /// How many are there, those that are leaving included.

@@ -77,6 +77,7 @@ codes! {
     StorageFull = 22, "storage_full", retriable, stays, "The disk is full; the node takes no new messages until space returns.";
     TooManyInFlight = 23, "too_many_in_flight", retriable, stays, "More requests are unanswered than Welcome allows; wait for answers.";
     TooManyConnections = 24, "too_many_connections", retriable, closes, "The node has as many connections as it may take.";
+    InRepair = 25, "in_repair", retriable, stays, "A part of the data is damaged and is served again once it is repaired; everything else is served.";
     ChatUnknown = 30, "chat_unknown", final, stays, "There is no such chat, or this user is not a member of it.";
     UserUnknown = 31, "user_unknown", final, stays, "This user has no device yet; a first login makes one.";
     BadMembers = 32, "bad_members", final, stays, "A 1:1 chat has one other member; a group has 1 to 1024 members, each once, with valid names.";

@@ -154,7 +154,7 @@ impl Shard {
                 }
             },
         };
-        if let Origin::Ask(asker) = it.origin {
+        if let Origin::Ask(asker, _) = it.origin {
             self.answer(fx, Answer { asker, reply });
         }
     }

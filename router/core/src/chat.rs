@@ -222,7 +222,7 @@ impl Shard {
     fn serving_chat(&self, p: usize, chat: ChatId) -> Result<Option<&Chat>, Code> {
         let partition = &self.partitions[p];
         if !partition.serving {
-            return Err(Code::NotReady);
+            return Err(partition.why_not());
         }
         Ok(partition.state.chat_index(chat).map(|index| &partition.state.chats[index]))
     }
@@ -259,7 +259,7 @@ impl Shard {
                 let partition = &mut self.partitions[p];
                 let before = partition.gather.len_bytes();
                 partition.gather.chat_send(&mut self.commands, &fields, payload);
-                self.gathered(p, Origin::Ask(asker), before);
+                self.gathered(p, Origin::Ask(asker, client_seq), before);
             }
         }
     }
@@ -317,6 +317,7 @@ impl Shard {
         let partition = &self.partitions[self.rank(ask.target)];
         let unknown = ask.users.iter().copied().find(|user| partition.state.inboxes_of(user).is_empty());
         let found = match unknown {
+            _ if partition.repair.is_some() => UsersFound::InRepair,
             _ if !partition.serving => UsersFound::NotReady,
             Some(user) => UsersFound::Unknown(user),
             None => UsersFound::All,
@@ -340,6 +341,7 @@ impl Shard {
             UsersFound::All => None,
             UsersFound::Unknown(user) => Some(Reply::user_unknown(&user)),
             UsersFound::NotReady => Some(Reply::refused(Code::NotReady, Kind::CreateChat, 0, "")),
+            UsersFound::InRepair => Some(Reply::refused(Code::InRepair, Kind::CreateChat, 0, "")),
         };
         if let Some(reply) = refusal {
             return self.refuse_creation(fx, known.chat, &reply);
@@ -365,7 +367,7 @@ impl Shard {
     }
 
     /// Refuses all who asked for a chat to be made.
-    fn refuse_creation(&mut self, fx: &mut Effects, chat: ChatId, reply: &Reply) {
+    pub(crate) fn refuse_creation(&mut self, fx: &mut Effects, chat: ChatId, reply: &Reply) {
         for request in self.take_creation(chat) {
             self.answer(fx, Answer { asker: request.asker, reply: reply.clone() });
         }

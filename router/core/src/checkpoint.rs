@@ -5,7 +5,7 @@
 //! is being made is copied into it first: `image_chat` and its like are called before any change of replicated state. So
 //! the image is of one moment, and no turn makes more than a slice of it. On its way it does what [`crate::emptying`] wants.
 
-use whimbrel_storage::{Checkpoint, CheckpointWriter, Location, Log, Position};
+use whimbrel_storage::{Checked, Checkpoint, CheckpointWriter, Location, Log, Position};
 
 use crate::emptying::Marks;
 use crate::ids::{ChatId, ConnId, InboxId, InboxSeq};
@@ -211,6 +211,20 @@ impl Sweep {
 }
 
 impl Shard {
+    /// Gives up a checkpoint that is being made, unless all of it was given out.
+    pub(crate) fn abandon_checkpoint(&mut self) {
+        if let Some(sweep) = self.sweep.take() {
+            self.abandon_marks(sweep.marks);
+        }
+    }
+
+    /// Lets go of segments that nobody needs, if that is known of each.
+    pub(crate) fn retire(&mut self) {
+        if self.may_let_go() {
+            self.log.retire();
+        }
+    }
+
     /// At the end of a turn: begins a checkpoint that is due, or goes on with the one that is being made.
     pub(crate) fn checkpoint(&mut self, fx: &mut Effects) {
         if self.sweep.is_none() {
@@ -239,7 +253,9 @@ impl Shard {
         match &self.sweep {
             Some(sweep) if sweep.outstanding < limits::IMAGE_PIECES_MAX => Some(self.now.mono_us),
             Some(_) => None,
-            None if self.rounds.finishing.is_some() || self.stopping || !self.is_whole || !self.has_changed() => None,
+            None if self.rounds.finishing.is_some() || self.stopping || !self.may_let_go() || !self.has_changed() => {
+                None
+            }
             None => Some(self.rounds.next_us),
         }
     }
@@ -255,7 +271,7 @@ impl Shard {
         if (now_us < self.rounds.next_us && grown < enough)
             || self.rounds.finishing.is_some()
             || self.stopping
-            || !self.is_whole
+            || !self.may_let_go()
         {
             return false;
         }
@@ -383,7 +399,7 @@ impl Shard {
         let checkpoint = done.expect("a checkpoint that was given out whole is answered");
         self.rounds.failed = false;
         self.log.checkpoint_written(checkpoint);
-        self.log.retire();
+        self.retire();
         self.counters.checkpoints += 1;
         self.counters.checkpoint_bytes += self.rounds.image_bytes;
     }
@@ -407,7 +423,7 @@ impl Shard {
     /// Makes the last checkpoint of a shard that stops, so that the next start has nothing to read. True once it is there, or
     /// cannot be.
     pub(crate) fn last_checkpoint(&mut self) -> bool {
-        if self.rounds.is_last_done || !self.is_ready() {
+        if self.rounds.is_last_done || !self.may_let_go() {
             return true;
         }
         if self.sweep.is_some() || self.rounds.finishing.is_some() {
@@ -416,6 +432,10 @@ impl Shard {
         if self.log.newest_checkpoint().is_some_and(|newest| newest.position == self.log.position()) {
             self.rounds.is_last_done = true;
             return true;
+        }
+        if self.may_seal() {
+            // So that the next start has nothing to read of it.
+            self.log.seal();
         }
         self.begin_checkpoint();
         if self.sweep.is_none() {
@@ -430,9 +450,9 @@ impl Shard {
         if self.cold.asked.contains(&location.segment) {
             return;
         }
-        if let Some(mapping) = self.log.mapping(location.segment) {
+        if let (Some(mapping), Some(is)) = (self.log.mapping(location.segment), self.log.segment_is(location.segment)) {
             self.cold.asked.push(location.segment);
-            fx.list.push(Effect::ReadIn { segment: location.segment, mapping });
+            fx.list.push(Effect::ReadIn { is, mapping });
         }
     }
 
@@ -447,8 +467,11 @@ impl Shard {
         }
     }
 
-    pub(crate) fn on_read_in(&mut self, fx: &mut Effects, segment: whimbrel_storage::SegmentId) {
-        self.log.warmed(segment);
+    pub(crate) fn on_read_in(&mut self, fx: &mut Effects, checked: &Checked) {
+        let segment = checked.segment;
+        // What is lost is known before anybody looks.
+        self.learn(fx, checked);
+        self.log.warmed(segment, checked.end);
         self.cold.asked.retain(|asked| *asked != segment);
         for conn in std::mem::take(&mut self.cold.conns) {
             self.want_delivery(conn);

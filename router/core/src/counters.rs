@@ -51,6 +51,12 @@ pub struct Counters {
     pub erased_bytes: u64,
     /// Bytes of segments that were overwritten with zeros to be used again.
     pub zeroed_bytes: u64,
+    /// Segments that were scrubbed.
+    pub scrubbed: u64,
+    /// Bytes of them.
+    pub scrubbed_bytes: u64,
+    /// Pieces of the log that were found not to be what was written, by whatever read them.
+    pub rot_found: u64,
 }
 
 impl Default for Counters {
@@ -79,6 +85,9 @@ impl Default for Counters {
             moves_failed: 0,
             erased_bytes: 0,
             zeroed_bytes: 0,
+            scrubbed: 0,
+            scrubbed_bytes: 0,
+            rot_found: 0,
         }
     }
 }

@@ -7,8 +7,9 @@ use whimbrel_wire::{DeliverFields, Payload, fb, fb_log};
 
 use crate::conn::Stage;
 use crate::ids::{ConnId, InboxSeq};
-use crate::io::{Effect, Effects, Fatal};
+use crate::io::{Effect, Effects};
 use crate::limits;
+use crate::repair::Why;
 use crate::shard::Shard;
 
 impl Shard {
@@ -64,11 +65,15 @@ impl Shard {
             return false;
         }
         let Some(command) = self.log.read(location) else {
-            fx.list.push(Effect::Fatal(Fatal::SegmentLost));
+            let (p, rot) = (usize::from(session.partition), self.rot_at(location));
+            self.begin_repair(fx, p, Why::Waiting, rot);
             return false;
         };
         let Ok(Command::FanOut(record, payload)) = command_at(&command) else {
-            unreachable!("an inbox points to fan-out records")
+            // It was one when it was written.
+            let (p, rot) = (usize::from(session.partition), self.rot_at(location));
+            self.begin_repair(fx, p, Why::Waiting, rot);
+            return false;
         };
         session.sent = place;
         session.in_flight_bytes += location.len;

@@ -13,7 +13,9 @@
 
 use std::collections::VecDeque;
 
-use whimbrel_storage::{ColdDone, ColdErase, ColdWork, Location, Log, Position, SegmentId};
+use whimbrel_storage::{
+    Checked, ColdDone, ColdErase, ColdWork, Location, Log, Loss, Position, Rot, RotReason, SegmentId,
+};
 
 use crate::io::{Effect, Effects};
 use crate::limits;
@@ -144,7 +146,7 @@ impl Shard {
     }
 
     fn work_on_cold(&mut self, fx: &mut Effects) {
-        if self.emptying.is_working || self.stopping {
+        if self.emptying.is_working || self.stopping || !self.may_let_go() {
             return;
         }
         let copy = self.log.plan_copy(&mut self.emptying.queue).map(ColdWork::Copy);
@@ -165,6 +167,9 @@ impl Shard {
                 self.counters.moved_padding += u64::from(copied.padded).saturating_sub(copied.bytes);
                 self.counters.moves_rotten += copied.rotten.len() as u64;
                 self.emptying.copied.extend(copied.moved);
+                for place in copied.rotten {
+                    self.learn_of_rotten(fx, place);
+                }
             }
             ColdDone::Erased(erase) if erase.is_done() => {
                 self.counters.erased_bytes += erase.written();
@@ -173,6 +178,14 @@ impl Shard {
             ColdDone::Erased(erase) => self.emptying.erasing.push_back(erase),
         }
         self.work_on_cold(fx);
+    }
+
+    /// A place that waits could not be copied, for it is not as it was written.
+    fn learn_of_rotten(&mut self, fx: &mut Effects, place: Location) {
+        let Location { segment, offset, len: bytes } = place;
+        let rot = Rot { segment, offset, bytes, reason: RotReason::Batch, loss: Loss::Unknown };
+        let checked = Checked { segment, end: u32::MAX, rot: vec![rot], ..Checked::default() };
+        self.learn(fx, &checked);
     }
 
     /// What is left is tried anew with the next checkpoint.

@@ -4,10 +4,11 @@
 //! input of a turn and closes the turn with [`Input::TurnEnd`]; only that one proposes, delivers and asks for the log write.
 
 use bytes::Bytes;
-use whimbrel_storage::{ColdDone, ColdWork, LogWrite, Retired, SegmentId, WriteId};
+use whimbrel_storage::{Checked, ColdDone, ColdWork, LogWrite, Retired, SegmentId, SegmentIs, WriteId};
 
 use crate::ids::{ConnId, PartitionId, ShardId};
 use crate::lane::LaneItem;
+use crate::repair::Trouble;
 use crate::session::Login;
 
 /// The two clocks, read by the caller once a turn.
@@ -102,10 +103,15 @@ pub enum Input<'a> {
         /// Which.
         number: u64,
     },
-    /// The segment of [`Effect::ReadIn`] is in memory.
+    /// The segment of [`Effect::ReadIn`] is in memory, as far as the disk gives it.
     ReadIn {
-        /// Which.
-        segment: SegmentId,
+        /// What was found in it.
+        checked: Checked,
+    },
+    /// The segment of [`Effect::Scrub`] was read.
+    Scrubbed {
+        /// What was found in it.
+        checked: Checked,
     },
     /// The work of [`Effect::Cold`] is done, and on stable storage.
     ColdDone(Box<ColdDone>),
@@ -183,16 +189,27 @@ pub enum Effect {
         /// The last bytes: checkpoints with a number below this one may go once it is in its place.
         last: Option<u64>,
     },
-    /// Read a segment in, in the background, so that looking at it does not wait for the disk; answered by [`Input::ReadIn`].
+    /// Read a segment in, in the background, so that looking at it does not wait for the disk, and look whether it is as it was
+    /// written; answered by [`Input::ReadIn`].
     ReadIn {
-        /// Which.
-        segment: SegmentId,
+        /// Which, and what it has to be.
+        is: SegmentIs,
         /// Its mapping.
         mapping: Bytes,
     },
     /// Carry it out in the background, with [`ColdWork::run`]; answered by [`Input::ColdDone`] or [`Input::ColdFailed`]. One at a
     /// time.
     Cold(ColdWork),
+    /// Look whether a segment is as it was written on the disk, in the background and at leisure; answered by
+    /// [`Input::Scrubbed`].
+    Scrub {
+        /// Which, and what it has to be.
+        is: SegmentIs,
+        /// Its mapping: while it is held nobody uses the file for something else.
+        mapping: Bytes,
+    },
+    /// Tell whoever looks after the machine; there is no answer.
+    Tell(Trouble),
     /// Call again with [`Input::Timeout`] at this time of the monotonic clock, if not earlier. The latest one counts.
     WakeAt {
         /// In microseconds.
@@ -209,8 +226,6 @@ pub enum Effect {
 pub enum Fatal {
     /// A log write or its flush failed: what is on the disk is not known any more until the next start reads it.
     LogPoisoned,
-    /// Messages wait in a segment of the log that is not there any more.
-    SegmentLost,
 }
 
 impl Fatal {
@@ -218,7 +233,6 @@ impl Fatal {
     pub fn exit_code(self) -> i32 {
         match self {
             Fatal::LogPoisoned => 74,
-            Fatal::SegmentLost => 76,
         }
     }
 
@@ -228,10 +242,6 @@ impl Fatal {
             Fatal::LogPoisoned => {
                 "a write or flush of the log failed; nothing more is acknowledged. Check the disk (dmesg), then start again: \
                  the start verifies the log"
-            }
-            Fatal::SegmentLost => {
-                "a segment of the log is missing in which messages wait that nobody has received. Nothing was changed: put the \
-                 file back, or restore the data directory from a backup"
             }
         }
     }

@@ -221,4 +221,6 @@ pub enum UsersFound {
     Unknown(UserId),
     /// Their partition does not serve yet, so it cannot tell.
     NotReady,
+    /// Their partition is in repair, so it cannot tell.
+    InRepair,
 }

@@ -106,6 +106,9 @@ pub const EMPTY_PLACES_MAX: usize = 2 << 20;
 /// so again, which it does with Raft's tick.
 pub const NO_SPACE_US: u64 = 500 * MS;
 
+/// Where there is no segment to be scrubbed it is looked again after this time, if not earlier.
+pub const SCRUB_LOOK_US: u64 = 60_000 * MS;
+
 /// Raft's tick.
 pub const RAFT_TICK_US: u64 = 100 * MS;
 
@@ -143,6 +146,8 @@ pub struct Bounds {
     /// A checkpoint is begun when the log has grown by so many segments since the last one, so that what is dead in it is let go
     /// long before its time is up, and a start reads little.
     pub checkpoint_segments: u64,
+    /// Within this time every segment that nobody writes any more is read once, to see whether it is as it was written.
+    pub scrub_interval_us: u64,
 }
 
 impl Default for Bounds {
@@ -161,6 +166,7 @@ impl Default for Bounds {
             forget_after_us: 600_000 * MS,
             image_places: 2048,
             checkpoint_segments: 4,
+            scrub_interval_us: 86_400_000 * MS,
         }
     }
 }

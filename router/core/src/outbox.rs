@@ -5,10 +5,13 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use whimbrel_wire::command::command_at;
+
 use crate::ids::{ChatSeq, ShardId};
-use crate::io::{Effect, Effects, Fatal};
+use crate::io::{Effect, Effects};
 use crate::lane::{Confirm, FanOut, LaneItem};
 use crate::limits;
+use crate::repair::Why;
 use crate::shard::Shard;
 
 /// A target of a chat: ranks and places in this shard's tables.
@@ -106,7 +109,7 @@ impl Shard {
 
     /// Sends what a target has not been sent, as far as its window and the lane go.
     pub(crate) fn pump_outbox(&mut self, fx: &mut Effects, at: TargetRef) {
-        loop {
+        while self.partitions[at.p].repair.is_none() {
             let chat = &self.partitions[at.p].state.chats[at.chat];
             let target = &chat.targets[at.target];
             let place = ChatSeq(target.sent.0 + 1);
@@ -119,9 +122,8 @@ impl Shard {
                 self.wait_to_fan_out(at);
                 return;
             }
-            let Some(command) = self.log.read(kept.command) else {
-                fx.list.push(Effect::Fatal(Fatal::SegmentLost));
-                return;
+            let Some(command) = self.log.read(kept.command).filter(|command| command_at(command).is_ok()) else {
+                return self.begin_repair(fx, at.p, Why::Waiting, self.rot_at(kept.command));
             };
             if !self.send_place(fx, at, place, command, kept.time_ms) {
                 return;
@@ -163,6 +165,9 @@ impl Shard {
 
     pub(crate) fn on_confirm(&mut self, fx: &mut Effects, confirm: Confirm) {
         let p = self.rank(confirm.source);
+        if self.partitions[p].repair.is_some() {
+            return;
+        }
         let now_us = self.now.mono_us;
         let state = &mut self.partitions[p].state;
         let Some(chat) = state.chat_index(confirm.chat) else { return };
@@ -219,8 +224,9 @@ impl Shard {
     pub(crate) fn send_again(&mut self, fx: &mut Effects) {
         let now_us = self.now.mono_us;
         while let Some((_, at)) = self.watched.pop_front_if(|(due, _)| *due <= now_us) {
+            let is_in_repair = self.partitions[at.p].repair.is_some();
             let target = &mut self.partitions[at.p].state.chats[at.chat].targets[at.target];
-            if target.sent == target.heard {
+            if target.sent == target.heard || is_in_repair {
                 target.watched = false;
                 continue;
             }

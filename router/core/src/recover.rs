@@ -6,13 +6,14 @@ use std::cell::RefCell;
 use ahash::RandomState;
 use bytes::Bytes;
 use raft::prelude::HardState;
-use whimbrel_storage::{Disk, Location, Log, LogOptions, RecordHeader, RecordKind, Recovered};
+use whimbrel_storage::{Disk, Location, Log, LogOptions, Loss, RecordHeader, RecordKind, Recovered, Rot, Rotten};
 use whimbrel_wire::command::Entry;
 
 use crate::ids::PartitionId;
 use crate::image::{Images, Restored};
 use crate::io::ShardConfig;
 use crate::partition::PartitionState;
+use crate::repair::Why;
 use crate::replicate::SELF;
 use crate::shard::OpenError;
 use crate::store::{LogStore, Stored};
@@ -22,6 +23,17 @@ pub(crate) struct Found {
     pub(crate) state: PartitionState,
     pub(crate) store: LogStore,
     pub(crate) wall_ms: u64,
+    /// What of it is lost, if something is: then there are no entries of it.
+    pub(crate) repair: Option<(Why, Option<Rot>)>,
+}
+
+/// How far what was given of a partition is without a hole.
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    /// The number of the last record that continued its log, or is in the checkpoint, among all that were given.
+    last_given: u64,
+    /// Entries are missing: the last before the hole, the first behind it, and the number of that record.
+    hole: Option<(u64, u64, u64)>,
 }
 
 /// Reads the newest checkpoint and the log behind it; the partitions by their rank.
@@ -32,8 +44,16 @@ pub(crate) fn read_log(
     disk: &mut dyn Disk,
     hash: &dyn Fn(u64) -> RandomState,
 ) -> Result<(Log, Recovered, Vec<Found>), OpenError> {
-    let reading =
-        RefCell::new(Reading { config, held, hash, images: Images::default(), found: Vec::new(), failed: None });
+    let reading = RefCell::new(Reading {
+        config,
+        held,
+        hash,
+        images: Images::default(),
+        found: Vec::new(),
+        seen: vec![Seen::default(); held],
+        given: 0,
+        failed: None,
+    });
     let (log, recovered) = Log::open_with(
         options,
         disk,
@@ -42,7 +62,7 @@ pub(crate) fn read_log(
     )?;
     let mut reading = reading.into_inner();
     reading.restore();
-    reading.check_commits();
+    reading.judge(&recovered.rot);
     match reading.failed {
         Some(error) => Err(error),
         None => Ok((log, recovered, reading.found)),
@@ -56,6 +76,10 @@ struct Reading<'a> {
     /// Complete with the first record, for all pieces come before.
     images: Images,
     found: Vec<Found>,
+    /// By rank.
+    seen: Vec<Seen>,
+    /// Records that were given.
+    given: u64,
     /// What went wrong first; nothing is looked at after it.
     failed: Option<OpenError>,
 }
@@ -69,6 +93,7 @@ impl Reading<'_> {
 
     fn record(&mut self, header: &RecordHeader, location: Location, payload: Bytes) {
         self.restore();
+        self.given += 1;
         if self.failed.is_none() {
             self.failed = self.take(header, location, payload).err();
         }
@@ -85,23 +110,12 @@ impl Reading<'_> {
         }
     }
 
-    /// What is committed was durable: a log that ends before it has lost something.
-    fn check_commits(&mut self) {
-        for (rank, found) in self.found.iter().enumerate() {
-            let (commit, last) = (found.store.hard_state().commit, found.store.last());
-            if commit > last && self.failed.is_none() {
-                let partition = self.config.partition_at(rank).0;
-                self.failed = Some(OpenError::CommitLost { partition, commit, last });
-            }
-        }
-    }
-
     fn restored(&mut self) -> Option<Vec<Found>> {
         let images = std::mem::take(&mut self.images);
         let all = images.finish(|partition| (self.hash)(self.config.rank_of(partition) as u64))?;
         if all.is_empty() {
             let state = |rank| PartitionState::new((self.hash)(rank));
-            let empty = |rank| Found { state: state(rank), store: LogStore::new(SELF), wall_ms: 0 };
+            let empty = |rank| Found { state: state(rank), store: LogStore::new(SELF), wall_ms: 0, repair: None };
             return Some((0..self.held as u64).map(empty).collect());
         }
         let is_ours = all.iter().enumerate().all(|(rank, it)| it.head.partition == self.config.partition_at(rank));
@@ -109,6 +123,7 @@ impl Reading<'_> {
             state,
             store: LogStore::restored(SELF, head.applied, head.hard_state),
             wall_ms: head.wall_ms,
+            repair: None,
         };
         (is_ours && all.len() == self.held).then(|| all.into_iter().map(each).collect())
     }
@@ -118,10 +133,16 @@ impl Reading<'_> {
         if config.shard_of(partition) != config.shard || header.partition >= config.partitions {
             return Err(OpenError::ForeignPartition(header.partition));
         }
-        let store = &mut self.found[config.rank_of(partition)].store;
+        let rank = config.rank_of(partition);
+        let (store, seen) = (&mut self.found[rank].store, &mut self.seen[rank]);
         match header.kind {
+            // Nothing of it can be used behind a hole.
+            _ if seen.hole.is_some() => {}
             // In the checkpoint already.
-            RecordKind::Entry if header.index <= store.applied().0 => {}
+            RecordKind::Entry if header.index <= store.applied().0 => seen.last_given = self.given,
+            RecordKind::Entry if header.index > store.last() + 1 => {
+                seen.hole = Some((store.last(), header.index, self.given));
+            }
             RecordKind::Entry => {
                 if !payload.is_empty() {
                     Entry::verify(&payload).map_err(|error| OpenError::BadEntry {
@@ -130,9 +151,12 @@ impl Reading<'_> {
                         error,
                     })?;
                 }
-                if header.index > store.last() + 1 {
-                    return Err(OpenError::Hole(header.partition, header.index));
+                if header.term > store.hard_state().term {
+                    // The record of that vote is lost. A group of one votes for nobody but itself.
+                    let commit = store.hard_state().commit;
+                    store.set_hard_state(HardState { term: header.term, vote: SELF, commit, ..HardState::default() });
                 }
+                seen.last_given = self.given;
                 store.append(header.index, Stored { term: header.term, data: payload, location });
             }
             RecordKind::HardState => {
@@ -149,5 +173,46 @@ impl Reading<'_> {
             RecordKind::Erased | RecordKind::Moved => {}
         }
         Ok(())
+    }
+
+    /// Says which partitions lost something. Damage that names no record may have taken one of any partition, and does not
+    /// concern those of which a record behind it shows that nothing is missing: in a group of one, which never truncates, the
+    /// next entry. (With more voters only one of the same term would: an entry of a later term may follow others that
+    /// replaced those before it.) Of a vote that is lost only an entry behind it tells.
+    fn judge(&mut self, all: &[Rotten]) {
+        for (rank, (found, seen)) in self.found.iter_mut().zip(&self.seen).enumerate() {
+            let (partition, applied) = (self.config.partition_at(rank), found.store.applied());
+            found.repair = match seen.hole {
+                Some((last, next, at)) => {
+                    let before =
+                        |it: &&Rotten| it.after.is_some_and(|after| after < at) && it.rot.loss != Loss::Nothing;
+                    Some((Why::Hole { last, next }, all.iter().rev().find(before).map(|it| it.rot)))
+                }
+                None => all.iter().find_map(|it| {
+                    let is_behind = it.after.is_some_and(|after| seen.last_given <= after);
+                    let why = match it.rot.loss {
+                        Loss::Nothing => None,
+                        Loss::Unknown => Some(Why::Unproven),
+                        Loss::Record(header) if header.partition != partition.0 => None,
+                        Loss::Record(header) => match header.kind {
+                            RecordKind::Entry if header.index <= applied.0 => None,
+                            RecordKind::Entry => Some(Why::Entry(header.index)),
+                            RecordKind::HardState => Some(Why::Unproven),
+                            RecordKind::Erased | RecordKind::Moved => None,
+                        },
+                    };
+                    why.filter(|_| is_behind).map(|why| (why, Some(it.rot)))
+                }),
+            };
+            // What is committed was durable: a log that ends before it has lost something.
+            let (commit, last) = (found.store.hard_state().commit, found.store.last());
+            if found.repair.is_none() && commit > last {
+                found.repair = Some((Why::Hole { last, next: commit + 1 }, None));
+            }
+            if found.repair.is_some() {
+                let hard_state = HardState { commit: applied.0, ..found.store.hard_state().clone() };
+                found.store = LogStore::restored(SELF, applied, hard_state);
+            }
+        }
     }
 }

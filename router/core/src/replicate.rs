@@ -7,13 +7,14 @@ use bytes::Bytes;
 use raft::prelude::{Entry, Message, MessageType};
 use raft::{Config, RawNode, StateRole};
 use whimbrel_storage::{Mark, RecordHeader, RecordKind, Wanted};
-use whimbrel_wire::EntryWriter;
+use whimbrel_wire::{Code, EntryWriter};
 
-use crate::ids::{ConnId, InboxId};
+use crate::ids::{ClientSeq, ConnId, InboxId};
 use crate::io::{Effect, Effects};
 use crate::lane::Asker;
 use crate::limits;
 use crate::partition::PartitionState;
+use crate::repair::Repair;
 use crate::shard::Shard;
 use crate::store::{LogStore, Stored};
 
@@ -32,7 +33,8 @@ pub(crate) const GATHER_BYTES: usize = 256 * 1024;
 pub(crate) enum Origin {
     Nobody,
     Login(ConnId),
-    Ask(Asker),
+    /// For a message under this number.
+    Ask(Asker, ClientSeq),
 }
 
 /// An entry that was proposed here and is not applied yet.
@@ -53,6 +55,8 @@ pub(crate) struct Partition {
     proposed: VecDeque<Proposed>,
     /// Applied the first entry of the own term: only then does a leader serve.
     pub(crate) serving: bool,
+    /// Something of it is lost: it takes no part in anything.
+    pub(crate) repair: Option<Repair>,
     /// In the shard's list of groups to look at.
     dirty: bool,
     /// The newest time that an entry was stamped with.
@@ -69,6 +73,7 @@ impl Partition {
         store: LogStore,
         wall_ms: u64,
         election_ticks: usize,
+        campaigns: bool,
     ) -> raft::Result<Partition> {
         let config = Config {
             id: SELF,
@@ -88,7 +93,9 @@ impl Partition {
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let mut group = RawNode::new(&config, store, &logger)?;
         group.raft.set_randomized_election_timeout(10 + election_ticks % 10);
-        group.campaign()?;
+        if campaigns {
+            group.campaign()?;
+        }
         Ok(Partition {
             state,
             group,
@@ -97,11 +104,37 @@ impl Partition {
             closed: VecDeque::new(),
             proposed: VecDeque::new(),
             serving: false,
+            repair: None,
             dirty: false,
             wall_ms,
             registering: 0,
             acks: Vec::new(),
         })
+    }
+
+    /// Why it does not serve.
+    pub(crate) fn why_not(&self) -> Code {
+        if self.repair.is_some() { Code::InRepair } else { Code::NotReady }
+    }
+
+    /// Forgets what was to be replicated, and gives those who wait for it and the bytes that were gathered.
+    pub(crate) fn give_up(&mut self) -> (Vec<Origin>, usize) {
+        let bytes = self.gather.len_bytes() + self.closed.iter().map(|(gather, _)| gather.len_bytes()).sum::<usize>();
+        let mut origins = std::mem::take(&mut self.origins);
+        origins.extend(self.closed.drain(..).flat_map(|(_, origins)| origins));
+        origins.extend(self.proposed.drain(..).flat_map(|proposed| proposed.origins));
+        self.gather = EntryWriter::default();
+        self.registering = 0;
+        (origins, bytes)
+    }
+
+    /// Nothing of it is on its way to being replicated.
+    pub(crate) fn is_quiet(&self) -> bool {
+        !self.serving
+            && self.gather.is_empty()
+            && self.closed.is_empty()
+            && self.proposed.is_empty()
+            && self.acks.is_empty()
     }
 }
 
@@ -193,7 +226,7 @@ impl Shard {
     /// Proposes what is gathered for a partition, as far as the staging ring has room, and appends each entry at once.
     fn propose(&mut self, fx: &mut Effects, p: usize) {
         let partition = &mut self.partitions[p];
-        if partition.group.raft.state != StateRole::Leader {
+        if partition.group.raft.state != StateRole::Leader || partition.repair.is_some() {
             return;
         }
         if !partition.gather.is_empty() {
@@ -233,7 +266,7 @@ impl Shard {
 
     /// Carries out what the group's engine has ready, until there is no more.
     fn drive(&mut self, fx: &mut Effects, p: usize) {
-        while self.partitions[p].group.has_ready() {
+        while self.partitions[p].repair.is_none() && self.partitions[p].group.has_ready() {
             if !self.log.has_room(0) {
                 self.waiting_to_propose.push(p);
                 return;
@@ -247,6 +280,9 @@ impl Shard {
             self.persisting.push_back(Persisting { mark: self.log.appended(), partition: p, number });
             for entry in committed {
                 self.apply_entry(fx, p, &entry);
+                if self.partitions[p].repair.is_some() {
+                    return;
+                }
             }
             self.persisted();
         }
@@ -279,6 +315,9 @@ impl Shard {
         let durable = self.log.durable();
         while self.persisting.front().is_some_and(|front| front.mark <= durable) {
             let Some(done) = self.persisting.pop_front() else { return };
+            if self.partitions[done.partition].repair.is_some() {
+                continue;
+            }
             self.partitions[done.partition].group.on_persist_ready(done.number);
             self.mark_dirty(done.partition);
         }
@@ -306,7 +345,11 @@ impl Shard {
         partition.group.advance_apply_to(entry.index);
         partition.group.mut_store().forget_through(entry.index);
         if leads && !partition.serving && entry.term == term {
-            partition.serving = true;
+            // All that waits in it is known from here on.
+            if let Some((why, rot)) = self.lost_at_start(p) {
+                return self.begin_repair(fx, p, why, rot);
+            }
+            self.partitions[p].serving = true;
             self.begin_serving(fx, p);
         }
     }

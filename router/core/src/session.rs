@@ -79,7 +79,7 @@ impl Shard {
         let epoch = known.map(|inbox| partition.state.inboxes[inbox.0 as usize].token_epoch);
         let refused = match (self.stopping, partition.serving, epoch) {
             (true, _, _) => Some(refuse(Code::ShuttingDown)),
-            (_, false, _) => Some(refuse(Code::NotReady)),
+            (_, false, _) => Some(refuse(partition.why_not())),
             (_, _, Some(epoch)) if login.token_epoch < epoch => Some(refuse(Code::StaleToken)),
             _ => None,
         };

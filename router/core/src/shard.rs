@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use ahash::RandomState;
-use whimbrel_storage::{Disk, Log, LogOptions, Position, Recovered};
+use whimbrel_storage::{Disk, Log, LogOptions, Position, Recovered, Rot};
 use whimbrel_wire::command::CommandError;
 use whimbrel_wire::{Builder, CommandBuilder};
 
@@ -18,7 +18,9 @@ use crate::lane::LaneItem;
 use crate::limits;
 use crate::outbox::{Lanes, TargetRef};
 use crate::recover::{self, Found};
+use crate::repair::Trouble;
 use crate::replicate::{Pace, Partition, Persisting};
+use crate::scrub::Scrub;
 use crate::timers::Timers;
 
 /// Why a shard does not open.
@@ -35,13 +37,6 @@ pub enum OpenError {
     BadEntry { partition: u16, index: u64, error: CommandError },
     #[error("the log's record of a vote in partition {0} is malformed")]
     BadHardState(u16),
-    #[error("partition {0} of the log has no entry before {1}")]
-    Hole(u16, u64),
-    #[error(
-        "partition {partition} had entries up to {commit} for good, and the log has them up to {last} only. Keep a copy of the \
-         data directory and restore it from a backup"
-    )]
-    CommitLost { partition: u16, commit: u64, last: u64 },
     #[error(
         "the newest checkpoint is not one of this shard's partitions, or was not written by this version of whimbrel; use the \
          version that wrote it"
@@ -96,6 +91,11 @@ pub struct Shard {
     pub(crate) rounds: Rounds,
     pub(crate) cold: ColdReads,
     pub(crate) emptying: Emptying,
+    pub(crate) scrub: Scrub,
+    /// What is known not to be as it was written.
+    pub(crate) rot: Vec<Rot>,
+    /// What is to be told at the end of the turn.
+    pub(crate) trouble: Vec<Trouble>,
     pub(crate) segment_bytes: u32,
     /// A segment that was wanted could not be made, and there are fewer spares than should be. Those that are left are for
     /// acknowledgements, and for the fan-out of what was accepted: nothing new is.
@@ -104,7 +104,7 @@ pub struct Shard {
     pub(crate) no_space_until_us: u64,
     pub(crate) stopping: bool,
     stopped: bool,
-    /// What waits was seen to be there, once all partitions served.
+    /// All that waits is known, for all partitions served or are in repair.
     pub(crate) is_whole: bool,
     told_wake_us: u64,
 }
@@ -121,7 +121,8 @@ impl Shard {
         let (mut log, recovered, found) = recover::read_log(&config, held, options, disk, &hash)?;
         let last_segment = log.position().segment;
         let mut partitions = Vec::with_capacity(held);
-        for (rank, Found { state, store, wall_ms }) in found.into_iter().enumerate() {
+        let mut repairs = Vec::new();
+        for (rank, Found { state, store, wall_ms, repair }) in found.into_iter().enumerate() {
             let ticks = (config.seed.rotate_right(8) as usize).wrapping_add(rank * 7);
             let commands = state.chats.iter().flat_map(|chat| &chat.outbox).map(|place| place.command);
             let payloads = state.inboxes.iter().flat_map(|inbox| &inbox.waiting).copied();
@@ -131,7 +132,8 @@ impl Shard {
                 }
                 log.hold(location);
             }
-            partitions.push(Partition::new(state, store, wall_ms, ticks)?);
+            repairs.extend(repair.map(|(why, rot)| (rank, why, rot)));
+            partitions.push(Partition::new(state, store, wall_ms, ticks, repair.is_none())?);
         }
         let pointers = partitions.iter().flat_map(|it| &it.state.inboxes).map(|inbox| inbox.waiting.len()).sum();
         // With the largest command behind it an entry still fits a record.
@@ -168,6 +170,9 @@ impl Shard {
             rounds: Rounds::default(),
             cold: ColdReads::default(),
             emptying: Emptying::default(),
+            scrub: Scrub::default(),
+            rot: Vec::new(),
+            trouble: Vec::new(),
             segment_bytes: options.segment_size,
             disk_full: false,
             no_space_until_us: 0,
@@ -177,6 +182,14 @@ impl Shard {
             told_wake_us: 0,
             config,
         };
+        for rot in shard.recovered.rot.clone() {
+            shard.note(rot.rot);
+        }
+        // Nobody is there yet who would have to be told.
+        let mut nothing = Effects::default();
+        for (p, why, rot) in repairs {
+            shard.begin_repair(&mut nothing, p, why, rot);
+        }
         for p in 0..held {
             shard.mark_dirty(p);
         }
@@ -220,7 +233,8 @@ impl Shard {
             Input::CheckpointTaken { number } => self.on_checkpoint_taken(number),
             Input::CheckpointWritten { number } => self.on_checkpoint_written(number),
             Input::CheckpointFailed { number } => self.on_checkpoint_failed(number),
-            Input::ReadIn { segment } => self.on_read_in(fx, segment),
+            Input::ReadIn { checked } => self.on_read_in(fx, &checked),
+            Input::Scrubbed { checked } => self.on_scrubbed(fx, &checked),
             Input::ColdDone(done) => self.on_cold_done(fx, *done),
             Input::ColdFailed => self.on_cold_failed(),
             Input::Timeout => {
@@ -247,10 +261,11 @@ impl Shard {
                 break;
             }
         }
-        self.check_whole(fx);
+        self.is_whole |= self.is_ready();
         self.deliver_all(fx);
         self.checkpoint(fx);
         self.check_stopped(fx);
+        fx.list.extend(self.trouble.drain(..).map(Effect::Tell));
         let wake_us = self.next_wake_us();
         if wake_us != self.told_wake_us {
             self.told_wake_us = wake_us;
@@ -267,17 +282,6 @@ impl Shard {
             LaneItem::AskUsers(ask) => self.on_ask_users(fx, &ask),
             LaneItem::UsersKnown(known) => self.on_users_known(fx, &known),
             LaneItem::NoSpace => self.no_space_until_us = self.now.mono_us + limits::NO_SPACE_US,
-        }
-    }
-
-    /// All that waits lies in segments that are there. What a checkpoint points to may have been let go by a record behind it,
-    /// so it is not asked before all of these are applied.
-    fn check_whole(&mut self, fx: &mut Effects) {
-        if !self.is_whole && self.is_ready() {
-            self.is_whole = true;
-            if self.log.missing().is_some() {
-                fx.list.push(Effect::Fatal(Fatal::SegmentLost));
-            }
         }
     }
 
@@ -325,9 +329,9 @@ impl Shard {
         }
     }
 
-    /// Whether all partitions serve. Before that a server does not accept connections.
+    /// Whether all partitions serve, or are in repair. Before that a server does not accept connections.
     pub fn is_ready(&self) -> bool {
-        self.partitions.iter().all(|partition| partition.serving)
+        self.partitions.iter().all(|partition| partition.serving || partition.repair.is_some())
     }
 
     /// Counts since the start.
@@ -376,6 +380,7 @@ impl Shard {
         assert_eq!(open, self.connections as usize, "the count of connections is right");
         let mut pointers = 0;
         for partition in &self.partitions {
+            assert!(partition.repair.is_none() || partition.is_quiet(), "who is in repair takes no part");
             for inbox in &partition.state.inboxes {
                 assert!(inbox.floor <= inbox.acked && inbox.acked <= inbox.head(), "floor ≤ acked ≤ head");
                 pointers += inbox.waiting.len();

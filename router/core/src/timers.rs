@@ -29,12 +29,13 @@ impl Shard {
         if now_us >= self.timers.tick_us {
             self.timers.tick_us = now_us + limits::RAFT_TICK_US;
             for p in 0..self.partitions.len() {
-                if self.partitions[p].group.tick() {
+                if self.partitions[p].repair.is_none() && self.partitions[p].group.tick() {
                     self.mark_dirty(p);
                 }
             }
             // What was released since the last checkpoint may be all that kept a segment.
-            self.log.retire();
+            self.retire();
+            self.scrub(fx);
             self.forget_stale_creations(fx);
             if self.disk_full {
                 self.say_no_space(fx);

@@ -9,7 +9,7 @@ use whimbrel_core::limits::{Bounds, TURN_BYTES_MAX};
 use whimbrel_core::session::Login;
 use whimbrel_core::{Effect, Effects, Input, Now, Shard, ShardConfig, route};
 use whimbrel_storage::ram::RamDisk;
-use whimbrel_storage::{Disk, LogOptions, Retired};
+use whimbrel_storage::{Disk, LogOptions, Memory, Retired, check_segment};
 use whimbrel_wire::{Builder, ChatInfoFields, Code, CreateChatFields, Kind, SendFields, fb};
 
 const SEGMENT_BYTES: u32 = 4 << 20;
@@ -126,16 +126,24 @@ impl Node {
                             }
                         }
                     }
-                    Effect::ReadIn { segment, mapping } => {
+                    Effect::ReadIn { is, mapping } => {
                         again = true;
+                        let checked = check_segment(&is, &mut Memory(&mapping));
                         drop(mapping);
-                        self.tell(Input::ReadIn { segment });
+                        self.tell(Input::ReadIn { checked });
                     }
                     Effect::Cold(work) => {
                         again = true;
                         let done = work.run(&mut self.disk).unwrap();
                         self.tell(Input::ColdDone(Box::new(done)));
                     }
+                    Effect::Scrub { is, mapping } => {
+                        again = true;
+                        let checked = check_segment(&is, &mut Memory(&mapping));
+                        drop(mapping);
+                        self.tell(Input::Scrubbed { checked });
+                    }
+                    Effect::Tell(trouble) => panic!("{trouble:?}"),
                     Effect::Stopped => self.stopped = true,
                     Effect::Detach { .. } | Effect::Move { .. } | Effect::WakeAt { .. } => {}
                     Effect::Fatal(fatal) => panic!("{fatal:?}"),

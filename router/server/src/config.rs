@@ -179,6 +179,11 @@ const KEYS: &[Key] = &[
         get: |s| s.bounds.checkpoint_segments.to_string(),
     },
     Key {
+        name: "storage.scrub_interval",
+        set: |s, v| put(&mut s.bounds.scrub_interval_us, duration_us(v)),
+        get: |s| quoted(print_us(s.bounds.scrub_interval_us)),
+    },
+    Key {
         name: "log.format",
         set: |s, v| put(&mut s.log_format, log_format(v)),
         get: |s| quoted(if s.log_format == LogFormat::Json { "json" } else { "text" }),

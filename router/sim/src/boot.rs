@@ -45,7 +45,10 @@ pub(crate) fn boot(
 /// Whether a start has found out that the disk does not hold what was written.
 fn is_noticed(opened: &Result<Shard, OpenError>) -> bool {
     use whimbrel_storage::OpenError as Log;
-    matches!(opened, Err(OpenError::Log(Log::Rot { .. } | Log::Checkpoint { .. })))
+    match opened {
+        Ok(shard) => !shard.recovered().rot.is_empty(),
+        Err(error) => matches!(error, OpenError::Log(Log::Rot { .. } | Log::Checkpoint { .. })),
+    }
 }
 
 /// Whether it may have failed for a read: also where another checkpoint is damaged, and this one would have served.

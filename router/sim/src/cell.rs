@@ -359,11 +359,13 @@ impl Cell {
             Effect::PrepareSegment { segment, reuse } => self.chores.prepare(chore_due(b), segment, reuse),
             Effect::RemoveSegment(retired) => self.chores.remove(chore_due(b), retired),
             Effect::Checkpoint { number, bytes, last } => self.chores.checkpoint(chore_due(b), number, bytes, last),
-            Effect::ReadIn { segment, mapping } => {
-                drop(mapping);
-                self.chores.read_in(chore_due(b), segment);
+            Effect::Scrub { is, mapping } => self.chores.scrub(chore_due(b), is, mapping),
+            Effect::Tell(trouble) => {
+                let text = format!("shard {} finds damage where there is none: {trouble:?}", self.id);
+                return Err(Violation::new(Check::Start, text));
             }
             Effect::Cold(work) => self.chores.cold(chore_due(b), work),
+            Effect::ReadIn { is, mapping } => self.chores.read_in(chore_due(b), is, mapping),
             Effect::WakeAt { mono_us } => self.wake_at_us = Some(mono_us.saturating_add(self.booted_us)),
             Effect::Stopped => self.stopped = true,
             Effect::Fatal(fatal) => {

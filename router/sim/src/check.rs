@@ -25,7 +25,7 @@ pub enum Check {
     WrongAnswer,
     /// More deliveries unacknowledged than the node itself allowed.
     Credit,
-    /// The node refuses to start on a disk that did only what disks may do.
+    /// The node refuses to start, or to serve a part, on a disk that did only what disks may do.
     Start,
     /// The node starts on a disk that does not hold what was written to it, and does not say so.
     Unnoticed,

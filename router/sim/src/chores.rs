@@ -6,7 +6,9 @@ use std::io;
 
 use bytes::Bytes;
 use whimbrel_core::io::Input;
-use whimbrel_storage::{CHECKPOINT_MAGIC, ColdDone, ColdWork, Disk, Retired, SegmentId};
+use whimbrel_storage::{
+    CHECKPOINT_MAGIC, ColdDone, ColdWork, Disk, Memory, Retired, SegmentId, SegmentIs, check_segment,
+};
 
 use crate::bottom::Bottom;
 use crate::disk::SimDisk;
@@ -17,7 +19,8 @@ use crate::plant::Plant;
 enum Chore {
     Remove(Retired),
     Checkpoint { number: u64, bytes: Vec<u8>, last: Option<u64> },
-    ReadIn(SegmentId),
+    ReadIn(SegmentIs, Bytes),
+    Scrub(SegmentIs, Bytes),
     Cold(ColdWork),
 }
 
@@ -43,8 +46,12 @@ impl Chores {
         self.others.push_back((due_us, Chore::Checkpoint { number, bytes, last }));
     }
 
-    pub(crate) fn read_in(&mut self, due_us: u64, segment: SegmentId) {
-        self.others.push_back((due_us, Chore::ReadIn(segment)));
+    pub(crate) fn read_in(&mut self, due_us: u64, is: SegmentIs, mapping: Bytes) {
+        self.others.push_back((due_us, Chore::ReadIn(is, mapping)));
+    }
+
+    pub(crate) fn scrub(&mut self, due_us: u64, is: SegmentIs, mapping: Bytes) {
+        self.others.push_back((due_us, Chore::Scrub(is, mapping)));
     }
 
     pub(crate) fn cold(&mut self, due_us: u64, work: ColdWork) {
@@ -61,8 +68,9 @@ impl Chores {
         self.others.front().map(|(due_us, _)| *due_us)
     }
 
+    /// Nothing is to be done but what goes on for ever.
     pub(crate) fn is_empty(&self) -> bool {
-        self.segments.is_empty() && self.others.is_empty()
+        self.segments.is_empty() && self.others.iter().all(|(_, chore)| matches!(chore, Chore::Scrub(..)))
     }
 
     /// Makes the next segment, or fails to; what to tell the shard.
@@ -101,9 +109,13 @@ impl Chores {
         match chore {
             Chore::Remove(retired) => disk.remove(forget_mapping(retired).0).map(|()| None),
             Chore::Cold(work) => Ok(Some(cold(work, disk, b))),
-            Chore::ReadIn(segment) => {
+            Chore::ReadIn(is, mapping) => {
                 b.stats.read_in += 1;
-                Ok(Some(Input::ReadIn { segment }))
+                Ok(Some(Input::ReadIn { checked: check_segment(&is, &mut Memory(&mapping)) }))
+            }
+            Chore::Scrub(is, mapping) => {
+                b.stats.scrubbed += 1;
+                Ok(Some(Input::Scrubbed { checked: check_segment(&is, &mut Memory(&mapping)) }))
             }
             Chore::Checkpoint { number, bytes, last } => Ok(self.write(number, &bytes, last, disk, b)),
         }

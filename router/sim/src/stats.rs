@@ -93,6 +93,8 @@ stats! {
     erased,
     /// Work on them that failed.
     moves_failed,
+    /// Segments that were read to see whether they are as they were written.
+    scrubbed,
     /// Worlds in which everything was forgotten at the end.
     forgotten_worlds,
     /// Refusals that they heard.

@@ -9,7 +9,7 @@ use whimbrel_core::limits::{Bounds, MS};
 use whimbrel_core::session::Login;
 use whimbrel_core::{Counters, Effect, Effects, Input, Now, Shard, ShardConfig, route};
 use whimbrel_storage::ram::RamDisk;
-use whimbrel_storage::{Disk, LogOptions, Retired};
+use whimbrel_storage::{Disk, LogOptions, Memory, Retired, check_segment};
 use whimbrel_wire::{Builder, CreateChatFields, SendFields, fb};
 
 const SECOND_US: u64 = 1000 * MS;
@@ -303,10 +303,17 @@ impl Node {
                         }
                     }
                 }
-                Effect::ReadIn { segment, mapping } => {
+                Effect::ReadIn { is, mapping } => {
+                    let checked = check_segment(&is, &mut Memory(&mapping));
                     drop(mapping);
-                    self.tell(Input::ReadIn { segment });
+                    self.tell(Input::ReadIn { checked });
                 }
+                Effect::Scrub { is, mapping } => {
+                    let checked = check_segment(&is, &mut Memory(&mapping));
+                    drop(mapping);
+                    self.tell(Input::Scrubbed { checked });
+                }
+                Effect::Tell(trouble) => panic!("{trouble:?}"),
                 Effect::Cold(work) => {
                     let done = work.run(&mut self.disk).expect(GOOD);
                     self.tell(Input::ColdDone(Box::new(done)));

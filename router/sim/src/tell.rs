@@ -45,12 +45,13 @@ impl Display for Told<'_> {
             Input::CheckpointTaken { number } => write!(f, "checkpoint {number} taken"),
             Input::CheckpointWritten { number } => write!(f, "checkpoint {number} written"),
             Input::CheckpointFailed { number } => write!(f, "checkpoint {number} failed"),
-            Input::ReadIn { segment } => write!(f, "read in {segment:?}"),
             Input::ColdDone(done) => match &**done {
                 ColdDone::Copied(copied) => write!(f, "{} places copied", copied.moved.len()),
                 ColdDone::Erased(erase) => write!(f, "{:?} erased, done: {}", erase.segment(), erase.is_done()),
             },
             Input::ColdFailed => f.write_str("cold work failed"),
+            Input::ReadIn { checked } => write!(f, "read in {:?}, {} rotten", checked.segment, checked.rot.len()),
+            Input::Scrubbed { checked } => write!(f, "scrubbed {:?}, {} rotten", checked.segment, checked.rot.len()),
             Input::Timeout => f.write_str("timeout"),
             Input::Stop => f.write_str("stop"),
             Input::TurnEnd { more } => write!(f, "turn end{}", if *more { ", more waits" } else { "" }),
@@ -89,9 +90,11 @@ impl Display for Wanted<'_> {
                 let end = if last.is_some() { ", the last" } else { "" };
                 write!(f, "checkpoint {number} {} bytes {:08x}{end}", bytes.len(), Digest::of(bytes) as u32)
             }
-            Effect::ReadIn { segment, .. } => write!(f, "read in {segment:?}"),
             Effect::Cold(ColdWork::Copy(copy)) => write!(f, "copy {} places", copy.places()),
             Effect::Cold(ColdWork::Erase(erase)) => write!(f, "erase {:?}", erase.segment()),
+            Effect::ReadIn { is, .. } => write!(f, "read in {:?}", is.id),
+            Effect::Scrub { is, .. } => write!(f, "scrub {:?}", is.id),
+            Effect::Tell(trouble) => write!(f, "tell {trouble:?}"),
             Effect::WakeAt { mono_us } => write!(f, "wake at {mono_us}"),
             Effect::Stopped => f.write_str("stopped"),
             Effect::Fatal(fatal) => write!(f, "fatal {fatal:?}"),

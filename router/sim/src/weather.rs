@@ -73,7 +73,7 @@ impl Weather {
         let rough = rng.per_mille(750);
         let calm = |per_mille: u64| if rough { per_mille } else { 0 };
         let bounds = bounds(rng);
-        Weather {
+        let mut weather = Weather {
             shards,
             partitions: rng.between(4, 16) as u16,
             lane_capacity: rng.pick(&[1, 2, 4, 8, 16, 64, 64, 256]),
@@ -115,7 +115,9 @@ impl Weather {
             slow_disk_per_mille: calm(rng.pick(&[0, 0, 10])),
             misdirects_per_million: calm(rng.pick(&[0, 10_000, 50_000])),
             read_fails_per_mille: calm(rng.pick(&[0, 100, 300])),
-        }
+        };
+        weather.bounds.scrub_interval_us = rng.pick(&[10_000 * MS, 100_000 * MS, Bounds::default().scrub_interval_us]);
+        weather
     }
 
     /// How a new connection cuts its bytes, and what its client's kernel holds for it.
@@ -148,5 +150,6 @@ fn bounds(rng: &mut Rng) -> Bounds {
         forget_after_us: rng.pick(&[400 * MS, 4_000 * MS, usual.forget_after_us, usual.forget_after_us]),
         checkpoint_segments: usual.checkpoint_segments,
         image_places: rng.pick(&[1, 5, usual.image_places]),
+        scrub_interval_us: usual.scrub_interval_us,
     }
 }

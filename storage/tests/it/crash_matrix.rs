@@ -55,7 +55,7 @@ impl Shape {
         let (segment, offset, new) = (write.segment, write.offset as u32, write.batch.as_ref().to_vec());
         assert!(rig.log.written(write.id) == rig.log.appended(), "{name}: all is in one batch");
         let mut disk = base.crash(&mut |_, _| false);
-        let old = disk.open(segment, true).unwrap()[offset as usize..][..new.len()].to_vec();
+        let old = disk.open(segment).unwrap()[offset as usize..][..new.len()].to_vec();
         let kept = rig.kept.split_off(behind);
         let durable = rig.durable - behind;
         assert!(durable < kept.len());
@@ -80,7 +80,7 @@ impl Shape {
         assert_eq!(seen, expected.len(), "{name}: acknowledged records are lost");
         assert_eq!(recovered.truncated.is_some(), !is_whole && torn != self.old, "{name}: what is reported");
         assert!(self.disk.unflushed().next().is_none(), "{name}: what was accepted is not durable");
-        let left = &self.disk.open(self.segment, true).unwrap()[self.offset as usize..][..self.new.len()];
+        let left = &self.disk.open(self.segment).unwrap()[self.offset as usize..][..self.new.len()];
         assert!(left == if is_whole { &self.new } else { &self.old }, "{name}: something of a torn batch is left");
         if goes_on {
             self.go_on(log, expected.len());

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
-use whimbrel_storage::{Disk, FileDisk, Log, SegmentId, Wanted};
+use whimbrel_storage::{Disk, FileDisk, Log, Loss, Rot, Rotten, SegmentId, Wanted};
 
 use crate::rig::{Kept, OPTIONS, open};
 
@@ -56,7 +56,7 @@ fn records_written_to_files_are_read_back_through_their_mappings_and_by_the_next
 }
 
 #[test]
-fn a_torn_batch_in_a_file_is_truncated_and_a_rotten_one_refused() {
+fn a_torn_batch_in_a_file_is_truncated_and_a_rotten_one_told() {
     let dir = tempfile::tempdir().unwrap();
     let mut disk = FileDisk::open(dir.path(), OPTIONS.shard).unwrap();
     let (mut log, ..) = open(OPTIONS, &mut disk).unwrap();
@@ -77,8 +77,11 @@ fn a_torn_batch_in_a_file_is_truncated_and_a_rotten_one_refused() {
     fill(&mut log, &disk, 3);
     drop(log);
     file.write_all_at(&[0xee; 4], u64::from(kept[0].location.offset)).unwrap();
-    let error = open(OPTIONS, &mut disk).err().unwrap().to_string();
-    assert!(error.starts_with("segment 1 is damaged at byte 4096"), "{error}");
+    let (_, recovered, found) = open(OPTIONS, &mut disk).unwrap();
+    let [Rotten { rot: Rot { loss: Loss::Record(lost), .. }, after: Some(0) }] = recovered.rot[..] else {
+        panic!("{:?}", recovered.rot)
+    };
+    assert_eq!((lost, recovered.truncated, found.len()), (kept[0].header, None, 5));
 }
 
 #[test]

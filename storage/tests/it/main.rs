@@ -16,6 +16,7 @@ mod readme;
 mod rig;
 mod rot;
 mod rot_matrix;
+mod scrub;
 mod staging;
 mod torn;
 mod verify;

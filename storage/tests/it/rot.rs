@@ -1,9 +1,9 @@
 //! Damage that no crash explains: found, named, and left alone.
 
 use whimbrel_storage::ram::RamDisk;
-use whimbrel_storage::{Disk, LogOptions, OpenError, RotReason, SegmentId};
+use whimbrel_storage::{Disk, Location, LogOptions, Loss, OpenError, Rot, RotReason, Rotten, SegmentId};
 
-use crate::rig::{OPTIONS, Random, Rig, image, open};
+use crate::rig::{Kept, OPTIONS, Random, Rig, image, open};
 
 /// Three segments with batches and two spares; the power is off.
 fn log() -> (Rig, RamDisk) {
@@ -34,15 +34,48 @@ fn batches(disk: &mut RamDisk) -> Vec<(SegmentId, u32, u32)> {
     batches
 }
 
-/// Opening finds rot and changes nothing.
+/// Opening is refused and changes nothing.
 fn refused(disk: &mut RamDisk) -> (SegmentId, u32, RotReason) {
     let before = image(disk);
-    let error = open(OPTIONS, disk).err().expect("rot is refused");
+    let error = open(OPTIONS, disk).err().expect("it is refused");
     assert!(image(disk) == before, "the disk was changed");
     match error {
         OpenError::Rot { segment, offset, reason } => (segment, offset, reason),
         other => panic!("not rot: {other}"),
     }
+}
+
+/// Opening tells of rot and changes nothing; of all that was appended it gives what it does not tell to be lost.
+fn rotten(rig: &Rig, options: LogOptions, disk: &mut RamDisk) -> Vec<Rot> {
+    let before = image(disk);
+    let (_, recovered, found) = open(options, disk).unwrap_or_else(|error| panic!("{error}"));
+    assert!(image(disk) == before, "the disk was changed");
+    assert_eq!(recovered.truncated, None);
+    let mut found = found.into_iter().peekable();
+    let mut given = 0;
+    for kept in &rig.kept {
+        if found.next_if(|it| it == kept).is_some() {
+            given += 1;
+            continue;
+        }
+        let Kept { location, .. } = kept;
+        let whole = Location { offset: location.offset - 32, len: location.len + 32, ..*location };
+        let rot = recovered.rot.iter().find(|it| it.rot.touches(whole));
+        let rot = rot.unwrap_or_else(|| panic!("{kept:?} is not there, and nobody says so: {:?}", recovered.rot));
+        assert_eq!(rot.after, Some(given), "what is lost is told in its place");
+        if let Loss::Record(header) = rot.rot.loss {
+            assert_eq!(header, kept.header);
+        }
+    }
+    assert_eq!(found.next(), None, "something is there that was never appended");
+    assert!(!recovered.rot.is_empty());
+    recovered.rot.into_iter().map(|it| it.rot).collect()
+}
+
+/// The same, of which the first is told.
+fn first(rig: &Rig, disk: &mut RamDisk) -> (SegmentId, u32, RotReason) {
+    let rot = rotten(rig, OPTIONS, disk)[0];
+    (rot.segment, rot.offset, rot.reason)
 }
 
 #[test]
@@ -56,9 +89,9 @@ fn every_bit_of_an_earlier_batch_is_guarded_padding_included() {
     for offset in 4096..8192 {
         for bit in 0..8 {
             disk.flip_bit(place.0, offset, bit).unwrap();
-            let error = open(options, &mut disk).err().expect("rot is refused");
-            let here = matches!(error, OpenError::Rot { segment, offset, .. } if (segment, offset) == place);
-            assert!(here, "bit {bit} of byte {offset}: {error}");
+            let rot = rotten(&rig, options, &mut disk)[0];
+            let here = rot.segment == place.0 && (place.1..place.1 + 4096).contains(&rot.offset);
+            assert!(here, "bit {bit} of byte {offset}: {rot:?}");
             disk.flip_bit(place.0, offset, bit).unwrap();
         }
     }
@@ -80,8 +113,8 @@ fn every_bit_of_the_last_batch_is_guarded() {
 }
 
 #[test]
-fn rot_in_any_batch_but_the_last_is_refused_and_left_alone() {
-    let (_, disk) = log();
+fn rot_in_any_batch_but_the_last_costs_what_is_in_it_and_is_left_alone() {
+    let (rig, disk) = log();
     let mut random = Random(5);
     let places = batches(&mut disk.crash(&mut |_, _| false));
     for &(segment, start, end) in &places[..places.len() - 1] {
@@ -89,8 +122,8 @@ fn rot_in_any_batch_but_the_last_is_refused_and_left_alone() {
             let mut rotten = disk.crash(&mut |_, _| false);
             let offset = start + random.below(u64::from(end - start)) as u32;
             rotten.flip_bit(segment, offset, random.below(8) as u8).unwrap();
-            let (at_segment, at_offset, reason) = refused(&mut rotten);
-            let here = (at_segment, at_offset) == (segment, start);
+            let (at_segment, at_offset, reason) = first(&rig, &mut rotten);
+            let here = at_segment == segment && (start..end).contains(&at_offset);
             // The first batch of a segment is missed where it might have been as well: in the unused end before it.
             let before = start == 4096 && reason == RotReason::BatchMissing && at_segment.next() == segment;
             assert!(here || before, "{at_segment} {at_offset} {segment} {start} {reason:?}");
@@ -102,11 +135,13 @@ fn rot_in_any_batch_but_the_last_is_refused_and_left_alone() {
                 continue;
             }
             rotten.write(segment, sector, &[0; 512]).unwrap();
-            refused(&mut rotten);
+            first(&rig, &mut rotten);
         }
         let mut lost = disk.crash(&mut |_, _| false);
         lost.write(segment, start, &vec![0; (end - start) as usize]).unwrap();
-        assert_eq!(refused(&mut lost), (segment, start, RotReason::BatchMissing));
+        let (at_segment, at_offset, reason) = first(&rig, &mut lost);
+        assert_eq!(reason, RotReason::BatchMissing);
+        assert!((at_segment, at_offset) == (segment, start) || (start == 4096 && at_segment.next() == segment));
     }
 }
 
@@ -121,7 +156,12 @@ fn any_random_bit_of_the_whole_log_is_found() {
         let offset = random.below(u64::from(OPTIONS.segment_size)) as u32;
         rotten.flip_bit(segment, offset, random.below(8) as u8).unwrap();
         match open(OPTIONS, &mut rotten) {
-            Err(_) => {}
+            Err(_) => assert!(segment >= last_segment, "byte {offset} of segment {segment}"),
+            Ok((_, recovered, found)) if !recovered.rot.is_empty() => {
+                assert_eq!(recovered.truncated, None);
+                assert!(found.iter().all(|it| rig.kept.contains(it)));
+                assert!(segment < last_segment || segment == last_segment && (offset < last || offset < 4096));
+            }
             // In the last batch, or where the next would lie, it is what a torn batch left.
             Ok((_, recovered, found)) => {
                 assert!(recovered.truncated.is_some());
@@ -136,27 +176,47 @@ fn any_random_bit_of_the_whole_log_is_found() {
 
 #[test]
 fn every_bit_of_a_segments_header_page_is_guarded() {
-    let (_, disk) = log();
+    let (rig, disk) = log();
     for offset in 0..4096 {
         let mut rotten = disk.crash(&mut |_, _| false);
         rotten.flip_bit(SegmentId(2), offset, (offset % 8) as u8).unwrap();
-        assert_eq!(refused(&mut rotten), (SegmentId(2), 0, RotReason::SegmentHeader));
+        // What it says is known by the batches behind it.
+        let (_, recovered, found) = open(OPTIONS, &mut rotten).unwrap();
+        assert_eq!(found, rig.kept);
+        let [Rotten { rot: Rot { segment, offset: 0, reason, loss: Loss::Nothing, .. }, after: None }] =
+            recovered.rot[..]
+        else {
+            panic!("{:?}", recovered.rot)
+        };
+        assert_eq!((segment, reason), (SegmentId(2), RotReason::SegmentHeader));
+        // Of one in which there are none nothing is known.
+        let mut spare = disk.crash(&mut |_, _| false);
+        spare.flip_bit(SegmentId(4), offset, (offset % 8) as u8).unwrap();
+        assert_eq!(refused(&mut spare), (SegmentId(4), 0, RotReason::SegmentHeader));
     }
 }
 
 #[test]
-fn a_lost_segment_is_refused() {
-    let (_, disk) = log();
+fn a_lost_segment_costs_what_was_in_it_and_is_refused_where_the_log_may_end_in_it() {
+    let (rig, disk) = log();
     for lost in 1..=4 {
         let mut disk = disk.crash(&mut |_, _| false);
         disk.lose(SegmentId(lost));
-        assert_eq!(refused(&mut disk), (SegmentId(lost), 0, RotReason::SegmentMissing));
+        if lost == 2 {
+            let rot = rotten(&rig, OPTIONS, &mut disk);
+            assert!(
+                rot.iter().any(|it| (it.segment, it.reason) == (SegmentId(2), RotReason::SegmentMissing)),
+                "{rot:?}"
+            );
+        } else {
+            assert_eq!(refused(&mut disk), (SegmentId(lost), 0, RotReason::SegmentMissing));
+        }
     }
 }
 
 #[test]
-fn a_batch_in_the_place_of_another_is_refused() {
-    let (_, disk) = log();
+fn a_batch_in_the_place_of_another_is_told() {
+    let (rig, disk) = log();
     let places = batches(&mut disk.crash(&mut |_, _| false));
     let copy = |source: usize, (segment, offset): (SegmentId, u32)| {
         let (from, start, end) = places[source];
@@ -167,7 +227,7 @@ fn a_batch_in_the_place_of_another_is_refused() {
     };
     // Over a batch of the same segment, over one of another, and behind the last.
     let (segment, start, _) = places[2];
-    assert_eq!(refused(&mut copy(0, (segment, start))).2, RotReason::BatchMisplaced);
+    assert_eq!(first(&rig, &mut copy(0, (segment, start))).2, RotReason::BatchMisplaced);
     let &(segment, start, end) = places.last().unwrap();
     assert_eq!(refused(&mut copy(2, (segment, start))).2, RotReason::BatchMisplaced);
     let last = places.len() - 1;
@@ -175,24 +235,25 @@ fn a_batch_in_the_place_of_another_is_refused() {
 }
 
 #[test]
-fn a_batch_of_another_history_is_refused() {
+fn a_batch_of_another_history_is_told() {
     // Two logs of one seed, so that even the generations are the same: only number and place tell their batches apart.
     let history = |sizes: &[usize]| {
         let mut rig = Rig::new(OPTIONS);
         sizes.iter().for_each(|&payload_bytes| rig.batch(&[payload_bytes]));
-        rig.disk.crash(&mut |_, _| false)
+        let disk = rig.disk.crash(&mut |_, _| false);
+        (rig, disk)
     };
-    let other = history(&[6000, 100]).contents(SegmentId(1)).unwrap();
+    let other = history(&[6000, 100]).1.contents(SegmentId(1)).unwrap();
     let second = &other[12_288..16_384];
     for (at, sizes) in [(12_288, &[100, 100, 100, 100][..]), (8192, &[100, 100, 100][..])] {
-        let mut disk = history(sizes);
+        let (rig, mut disk) = history(sizes);
         disk.write(SegmentId(1), at, second).unwrap();
-        assert_eq!(refused(&mut disk), (SegmentId(1), at, RotReason::BatchMisplaced));
+        assert_eq!(first(&rig, &mut disk), (SegmentId(1), at, RotReason::BatchMisplaced));
     }
 }
 
 #[test]
-fn bytes_where_nothing_was_written_are_refused() {
+fn bytes_where_nothing_was_written_are_told_and_refused_where_the_log_may_go_on_in_them() {
     let (_, disk) = log();
     // Far into a spare, where no torn batch reaches, and in the unused end of a segment.
     let mut stray = disk.crash(&mut |_, _| false);
@@ -206,7 +267,11 @@ fn bytes_where_nothing_was_written_are_refused() {
     assert_eq!(rig.kept[3].location.segment, SegmentId(2), "4 KiB of the first are unused");
     let mut unused = rig.disk.crash(&mut |_, _| false);
     unused.flip_bit(SegmentId(1), 25_000, 3).unwrap();
-    assert_eq!(refused(&mut unused), (SegmentId(1), 24_576, RotReason::Stray));
+    let [Rot { segment: SegmentId(1), offset: 24_576, reason: RotReason::Stray, loss: Loss::Nothing, .. }] =
+        rotten(&rig, OPTIONS, &mut unused)[..]
+    else {
+        panic!("it costs nothing")
+    };
 
     let mut two = disk.crash(&mut |_, _| false);
     let &(segment, _, end) = batches(&mut two).last().unwrap();

@@ -34,7 +34,10 @@ fn detected(result: &Result<Recovered, OpenError>) -> Met {
     match result {
         Err(OpenError::Rot { .. } | OpenError::Foreign { .. } | OpenError::Format { .. }) => Met::Rot,
         Err(OpenError::Checkpoint { .. } | OpenError::CheckpointIo { .. }) => Met::Rot,
-        Err(error @ (OpenError::Io { .. } | OpenError::Options(_))) => panic!("the disk in memory works: {error}"),
+        Err(error @ (OpenError::Io { .. } | OpenError::End { .. } | OpenError::Options(_))) => {
+            panic!("the disk in memory works: {error}")
+        }
+        Ok(recovered) if !recovered.rot.is_empty() => Met::Rot,
         Ok(recovered) if recovered.truncated.is_some() => Met::Torn,
         Ok(recovered) if recovered.checkpoints_damaged > 0 => Met::OlderCheckpoint,
         Ok(_) => Met::Nothing,

@@ -16,6 +16,8 @@ pub(crate) struct Seen {
     pub(crate) stage: Stage,
     /// Since it published last.
     pub(crate) ago: Duration,
+    /// Partitions in repair.
+    pub(crate) in_repair: u64,
 }
 
 /// What `/healthz` and `/readyz` answer.
@@ -32,6 +34,10 @@ pub(crate) struct ShardReport {
     pub(crate) shard: u16,
     pub(crate) ok: bool,
     pub(crate) stage: Stage,
+    /// Partitions that are in repair, if there are any. No reason not to be ready: all others are served, and nobody else serves
+    /// those.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) in_repair: u64,
     /// Why it is not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) problem: Option<String>,
@@ -63,10 +69,14 @@ fn hangs(seen: &Seen) -> Option<String> {
     (turns && seen.ago > HANGS_AFTER).then(|| format!("it has not turned for {} s", seen.ago.as_secs()))
 }
 
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
 fn report(shards: &[Seen], uptime: Duration, problem: impl Fn(&Seen) -> Option<String>) -> Report {
     let of = |(shard, seen): (u16, &Seen)| {
         let problem = problem(seen);
-        ShardReport { shard, ok: problem.is_none(), stage: seen.stage, problem }
+        ShardReport { shard, ok: problem.is_none(), stage: seen.stage, in_repair: seen.in_repair, problem }
     };
     let shards: Vec<_> = (0..).zip(shards).map(of).collect();
     Report { ok: shards.iter().all(|shard| shard.ok), uptime_seconds: uptime.as_secs(), shards }
@@ -79,7 +89,16 @@ mod tests {
     const STAGES: [Stage; 5] = [Stage::Opening, Stage::Starting, Stage::Accepting, Stage::Stopping, Stage::Ended];
 
     fn seen(stage: Stage, seconds: u64) -> Seen {
-        Seen { stage, ago: Duration::from_secs(seconds) }
+        Seen { stage, ago: Duration::from_secs(seconds), in_repair: 0 }
+    }
+
+    #[test]
+    fn a_shard_with_partitions_in_repair_is_ready_and_says_so() {
+        let shards = [seen(Stage::Accepting, 0), Seen { in_repair: 2, ..seen(Stage::Accepting, 0) }];
+        let report = ready(&shards, Duration::ZERO);
+        assert!(report.ok);
+        let json = serde_json::to_string(&report).unwrap();
+        assert!(json.matches("in_repair").count() == 1 && json.contains("\"in_repair\":2"), "{json}");
     }
 
     #[test]

@@ -128,6 +128,19 @@ pub(super) const COUNTERS: &[Metric] = &[
         Some(Unit::Bytes),
         "Bytes of segments overwritten with zeros to be used again",
     ),
+    metric(
+        source!(core.scrubbed),
+        "whimbrel_segments_scrubbed",
+        None,
+        "Segments of the log that were read to see whether they are as they were written",
+    ),
+    metric(source!(core.scrubbed_bytes), "whimbrel_scrubbed", Some(Unit::Bytes), "Bytes of them"),
+    metric(
+        source!(core.rot_found),
+        "whimbrel_rot_found",
+        None,
+        "Pieces of the log that are not what was written, by whatever read them; any is reason to check the disk",
+    ),
     metric(source!(shell.turns), "whimbrel_turns", None, "Turns"),
     metric(source!(shell.sleeps), "whimbrel_sleeps", None, "Sleeps on the eventfd, after a short wait in the ring"),
     metric(source!(shell.received), "whimbrel_receives", None, "Receives that brought bytes"),
@@ -186,6 +199,10 @@ pub(super) const GAUGES: &[Metric] = &[
         "Size of the log's segments, spare ones too",
     ),
 ];
+
+/// Partitions, by what they do.
+pub(super) const PARTITIONS: &[(&str, Source)] =
+    &[("starting", source!(now.starting)), ("serving", source!(now.serving)), ("repair", source!(now.in_repair))];
 
 /// What was dropped, and why.
 pub(super) const DROPS: &[(&str, Source)] = &[
@@ -277,6 +294,14 @@ impl Scrape {
         self.gauge(encoder, "whimbrel_accepting", None, "1 if the shard accepts connections", |it| {
             f64::from(u8::from(it.stage == Stage::Accepting))
         })?;
+        let help = "Partitions of the shard; those in repair are damaged and refuse, and any is reason to act";
+        let mut family = encoder.encode_descriptor("whimbrel_partitions", help, None, MetricType::Gauge)?;
+        for (shard, snapshot) in self.by_shard() {
+            for (state, source) in PARTITIONS {
+                let labels = (shard, [("state", *state)]);
+                family.encode_family(&labels)?.encode_gauge(&((source.get)(snapshot) as f64))?;
+            }
+        }
         let help = "Since the shard last published; more than a second or two means that it hangs";
         self.gauge(encoder, "whimbrel_shard_age", Some(&Unit::Seconds), help, |it| it.at.elapsed().as_secs_f64())
     }

@@ -84,7 +84,8 @@ impl Node {
     /// How far each shard has come, and when it last turned.
     pub(super) async fn shards_seen(&self) -> Vec<Seen> {
         let snapshots = self.ask().await;
-        snapshots.iter().map(|snapshot| Seen { stage: snapshot.stage, ago: snapshot.at.elapsed() }).collect()
+        let seen = |it: &Snapshot| Seen { stage: it.stage, ago: it.at.elapsed(), in_repair: it.now.in_repair };
+        snapshots.iter().map(seen).collect()
     }
 
     /// Asks for ever.

@@ -50,6 +50,9 @@ pub(crate) struct ShardStatus {
     pub(crate) stage: Stage,
     /// Since this was so. More than a second or two means that it hangs.
     pub(crate) age_ms: u64,
+    pub(crate) partitions: u64,
+    /// Those that are damaged and refuse until they are repaired.
+    pub(crate) in_repair: u64,
     pub(crate) connections: u64,
     pub(crate) waiting: u64,
     pub(crate) logins: u64,
@@ -63,6 +66,8 @@ pub(crate) struct ShardStatus {
     pub(crate) dropped: BTreeMap<String, u64>,
     pub(crate) log_bytes: u64,
     pub(crate) segments: u64,
+    /// Pieces of the log that are not what was written.
+    pub(crate) rot_found: u64,
     pub(crate) turns: u64,
     pub(crate) turn_us: Quantiles,
     /// Less the time in which the thread had no core; absent where the kernel does not say it.
@@ -116,6 +121,8 @@ impl ShardStatus {
             shard,
             stage: *stage,
             age_ms: at.elapsed().as_millis() as u64,
+            partitions: now.starting + now.serving + now.in_repair,
+            in_repair: now.in_repair,
             connections: now.connections,
             waiting: now.waiting,
             logins: core.logins,
@@ -127,6 +134,7 @@ impl ShardStatus {
             dropped: those_that_there_were(metrics::drops(snapshot)),
             log_bytes: now.log_bytes,
             segments: now.log_bytes / u64::from(segment_size),
+            rot_found: core.rot_found,
             turns: turns.wall.len(),
             turn_us: Quantiles::of(&turns.wall),
             turn_own_us: turns.own.as_ref().map(Quantiles::of),

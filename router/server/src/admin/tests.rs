@@ -8,7 +8,7 @@ use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 use whimbrel_wire::Code;
 
-use super::metrics::{COUNTERS, DROPS, GAUGES, Scrape, Source};
+use super::metrics::{COUNTERS, DROPS, GAUGES, PARTITIONS, Scrape, Source};
 use crate::shell::Snapshot;
 
 /// Where the names are listed.
@@ -36,7 +36,7 @@ fn fields(value: &impl std::fmt::Debug) -> BTreeSet<String> {
 
 fn sources() -> impl Iterator<Item = &'static Source> {
     let metrics = COUNTERS.iter().chain(GAUGES).map(|metric| &metric.source);
-    metrics.chain(DROPS.iter().map(|(_, source)| source))
+    metrics.chain(DROPS.iter().chain(PARTITIONS).map(|(_, source)| source))
 }
 
 #[test]
@@ -78,6 +78,7 @@ fn each_number_goes_out_under_its_own_name() {
     snapshots[1].core.lane_dropped = 18;
     snapshots[1].shell.log_bytes = 19;
     snapshots[1].now.log_bytes = 8 << 20;
+    snapshots[1].now.in_repair = 2;
     snapshots[1].core.refused[Code::Overloaded.index()] = 20;
     for length_us in [5, 900, 1_500, 70_000_000] {
         snapshots[1].turns.wall.saturating_record(length_us);
@@ -93,6 +94,7 @@ fn each_number_goes_out_under_its_own_name() {
         "whimbrel_log_written_bytes_total{shard=\"1\"} 19",
         "whimbrel_log_size_bytes{shard=\"1\"} 8388608.0",
         "whimbrel_log_segments{shard=\"1\"} 2.0",
+        "whimbrel_partitions{shard=\"1\",state=\"repair\"} 2.0",
         "whimbrel_refused_total{shard=\"1\",reason=\"overloaded\"} 20",
         "whimbrel_accepting{shard=\"1\"} 0.0",
         "whimbrel_turn_seconds_bucket{le=\"0.00001\",shard=\"1\"} 1",
@@ -129,7 +131,7 @@ fn labels_name_shards_and_reasons_and_nobody() {
     for labels in text.lines().filter_map(|line| line.split_once('{')?.1.split_once('}')).map(|it| it.0) {
         keys.extend(labels.split(',').filter_map(|label| label.split_once('=')).map(|(key, _)| key.to_owned()));
     }
-    let known = ["commit", "le", "quantile", "reason", "shard", "version", "with"].map(str::to_owned);
+    let known = ["commit", "le", "quantile", "reason", "shard", "state", "version", "with"].map(str::to_owned);
     assert_eq!(keys, BTreeSet::from(known));
 }
 

@@ -142,6 +142,13 @@ fn about(status: &Status) -> Vec<(&'static str, String)> {
         ("data", status.data.display().to_string()),
         ("serving", if serving == all { format!("all {all} shards") } else { format!("{serving} of {all} shards") }),
     ];
+    let in_repair: u64 = status.shards.iter().map(|shard| shard.in_repair).sum();
+    if in_repair > 0 {
+        let partitions = if in_repair == 1 { "partition is" } else { "partitions are" };
+        let text =
+            format!("{in_repair} {partitions} in repair and refused: the server's log says which, why, and what to do");
+        lines.push(("damaged", text));
+    }
     lines.extend(status.tuning.as_ref().map(|tuning| ("tuning", tuning_text(tuning))));
     lines
 }
@@ -174,6 +181,7 @@ fn rows(shards: &[ShardStatus]) -> Vec<Row> {
     let mut rows = vec![
         row("", &|shard| format!("shard {}", shard.shard), "all".to_owned()),
         row("stage", &|shard| stage_text(shard.stage).to_owned(), String::new()),
+        sum("partitions", &|shard| shard.partitions, number),
         sum("connections", &|shard| shard.connections, number),
         sum("waiting messages", &|shard| shard.waiting, number),
         sum("logins", &|shard| shard.logins, number),
@@ -185,6 +193,13 @@ fn rows(shards: &[ShardStatus]) -> Vec<Row> {
         sum("segments", &|shard| shard.segments, number),
         sum("turns", &|shard| shard.turns, number),
     ];
+    for (label, get) in
+        [("in repair", (|it| it.in_repair) as fn(&ShardStatus) -> u64), ("rot found in the log", |it| it.rot_found)]
+    {
+        if shards.iter().any(|shard| get(shard) > 0) {
+            rows.push(sum(label, &get, number));
+        }
+    }
     rows.extend(quantile_rows(shards, "turn", &|shard| Some(shard.turn_us)));
     rows.extend(quantile_rows(shards, "turn's own", &|shard| shard.turn_own_us));
     for (what, of) in [("refused", (|it| &it.refused) as fn(&ShardStatus) -> &_), ("dropped", |it| &it.dropped)] {
@@ -270,6 +285,8 @@ mod tests {
             shard,
             stage: Stage::Accepting,
             age_ms: 3,
+            partitions: 8,
+            in_repair: 0,
             connections: 10,
             waiting: 2,
             logins: 12,
@@ -281,6 +298,7 @@ mod tests {
             dropped: BTreeMap::new(),
             log_bytes: 8 << 20,
             segments: 2,
+            rot_found: 0,
             turns: 1_000,
             turn_us,
             turn_own_us: (shard == 0).then_some(Quantiles { max: 900, ..turn_us }),
@@ -334,6 +352,18 @@ mod tests {
         assert_eq!(line("turn's own max"), "900 µs unknown 900 µs");
         assert_eq!(line("refused: overloaded"), "7 7 14");
         assert!(!text.contains("dropped"), "what there was not is not shown: {text}");
+    }
+
+    #[test]
+    fn damage_shows_and_is_not_shown_where_there_is_none() {
+        let mut status = status(2);
+        assert!(!table(&status).contains("repair") && !table(&status).contains("rot"));
+        status.shards[1].in_repair = 1;
+        status.shards[0].rot_found = 3;
+        let text = table(&status);
+        assert!(text.contains("damaged   1 partition is in repair and refused"), "{text}");
+        assert!(text.lines().any(|line| line.starts_with("in repair") && line.ends_with(" 1")), "{text}");
+        assert!(text.lines().any(|line| line.starts_with("rot found in the log") && line.ends_with(" 3")), "{text}");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! - [`turn`] is the loop; [`conn`] the sockets, [`queue`] what they are sent, [`lane`] what shards tell each other,
 //!   [`segments`] the files of the log.
 //! - [`ring`] and [`buffers`] speak io_uring, [`sleep`] lends glommio the ring's eventfd. Only these three have unsafe code.
+//! - [`scrub`] is the thread that reads what nobody looks at, and [`trouble`] how damage is told.
 //! - [`stats`] is what the shards publish for the admin thread. [`control`] is what the main thread and the shards tell each other.
 
 mod buffers;
@@ -12,11 +13,13 @@ mod control;
 mod lane;
 mod queue;
 mod ring;
+mod scrub;
 mod segments;
 mod sleep;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod trouble;
 mod turn;
 
 use std::io;

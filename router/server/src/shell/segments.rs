@@ -1,5 +1,5 @@
-//! A shard's segment files: the one that is being written, and threads that make new ones, write checkpoints, and read in what
-//! a core is about to look at.
+//! A shard's segment files: the one that is being written, and threads that make new ones, write checkpoints, and read in and
+//! check what a core is about to look at.
 
 #![forbid(unsafe_code)]
 
@@ -13,8 +13,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use whimbrel_core::Input;
 use whimbrel_core::ids::ShardId;
-use whimbrel_storage::{CHECKPOINT_MAGIC, ColdWork, FileDisk, Position, Retired, SegmentId, read_in};
+use whimbrel_storage::{
+    CHECKPOINT_MAGIC, ColdWork, FileDisk, Memory, Position, Retired, SegmentId, SegmentIs, check_segment, read_in,
+};
 
+use super::scrub::{self, Scrubbing};
 use super::sleep::Waker;
 
 /// One in so many failures in a row is logged.
@@ -40,7 +43,7 @@ enum Making {
 /// Work for the other thread, which may take long: a segment that is wanted does not wait for it.
 enum Keeping {
     Checkpoint { number: u64, bytes: Vec<u8>, last: Option<u64> },
-    ReadIn(SegmentId, Bytes),
+    ReadIn(SegmentIs, Bytes),
     Cold(ColdWork),
 }
 
@@ -50,6 +53,7 @@ pub(super) struct Segments {
     current: Option<(SegmentId, Rc<File>)>,
     making: Sender<Making>,
     keeping: Sender<Keeping>,
+    scrubbing: Sender<Scrubbing>,
     done: Receiver<Done>,
     /// Work that will be answered.
     outstanding: usize,
@@ -72,6 +76,7 @@ impl Segments {
                 wake.wake();
             }
         })?;
+        let scrubbing = scrub::start(shard, disk.clone(), results.clone(), waker.clone())?;
         let (keeping, jobs) = mpsc::channel();
         let reserve_bytes = u64::from(size_bytes) / RESERVE_PART;
         let mut keeper = Keeper {
@@ -92,7 +97,7 @@ impl Segments {
                 waker.wake();
             }
         })?;
-        Ok(Segments { disk, current: None, making, keeping, done, outstanding: 0 })
+        Ok(Segments { disk, current: None, making, keeping, scrubbing, done, outstanding: 0 })
     }
 
     /// Has a segment made.
@@ -113,8 +118,14 @@ impl Segments {
     }
 
     /// Has a segment read in.
-    pub(super) fn read_in(&mut self, segment: SegmentId, mapping: Bytes) {
-        self.keeping.send(Keeping::ReadIn(segment, mapping)).expect(ENDS);
+    pub(super) fn read_in(&mut self, is: SegmentIs, mapping: Bytes) {
+        self.keeping.send(Keeping::ReadIn(is, mapping)).expect(ENDS);
+        self.outstanding += 1;
+    }
+
+    /// Has a segment read past the cache.
+    pub(super) fn scrub(&mut self, is: SegmentIs, mapping: Bytes) {
+        self.scrubbing.send(Scrubbing { is, mapping }).expect(ENDS);
         self.outstanding += 1;
     }
 
@@ -219,12 +230,16 @@ struct Keeper {
 impl Keeper {
     fn work(&mut self, job: Keeping) -> Option<Done> {
         match job {
-            Keeping::ReadIn(segment, mapping) => {
-                if let Err(error) = read_in(&mapping) {
-                    // Whoever looks at it reads it himself, or learns what is wrong with it.
-                    tracing::warn!(segment = segment.0, %error, "cannot read a segment in");
-                }
-                Some(Input::ReadIn { segment })
+            Keeping::ReadIn(is, mapping) => {
+                let checked = match read_in(&mapping) {
+                    Ok(()) => check_segment(&is, &mut Memory(&mapping)),
+                    // A look at a page that cannot be read would end the process; the file says which ones these are.
+                    Err(error) => {
+                        tracing::error!(segment = is.id.0, %error, "cannot read a segment in; check the disk (dmesg, smartctl)");
+                        scrub::check_file(&self.disk, &is, None)
+                    }
+                };
+                Some(Input::ReadIn { checked })
             }
             Keeping::Cold(work) => Some(match work.run(&mut self.disk) {
                 Ok(done) => Input::ColdDone(Box::new(done)),

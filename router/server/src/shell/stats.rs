@@ -16,7 +16,7 @@ use crossbeam::utils::CachePadded;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 use whimbrel_core::ids::ShardId;
-use whimbrel_core::{Counters, Shard};
+use whimbrel_core::{Counters, Shard, States};
 
 use super::lane::Mesh;
 use super::ring::RingCounters;
@@ -110,6 +110,12 @@ pub(crate) struct Levels {
     pub(crate) waiting: u64,
     /// Bytes of the log's segments.
     pub(crate) log_bytes: u64,
+    /// Partitions that do not serve yet.
+    pub(crate) starting: u64,
+    /// Partitions that serve.
+    pub(crate) serving: u64,
+    /// Partitions that are in repair.
+    pub(crate) in_repair: u64,
 }
 
 /// Lengths of turns in microseconds, since the start.
@@ -269,10 +275,14 @@ impl Sources<'_> {
         snapshot.core = *self.shard.counters();
         snapshot.shell = self.shell;
         snapshot.ring = self.ring;
+        let States { starting, serving, repair: in_repair } = self.shard.states();
         snapshot.now = Levels {
             connections: self.shard.connections().into(),
             waiting: self.shard.waiting() as u64,
             log_bytes: self.shard.log_bytes(),
+            starting,
+            serving,
+            in_repair,
         };
         let same = "both have the same bounds";
         snapshot.turns.long = lengths.long;
@@ -444,7 +454,7 @@ mod tests {
         turns.began(9_000);
         turns.ended(11_000);
         let LongTurns { none, with } = turns.lengths.long;
-        assert_eq!((none, with), (2, [0, 1, 1]), "what was in one turn is not in the next");
+        assert_eq!((none, with), (2, [0, 1, 1, 0]), "what was in one turn is not in the next");
     }
 
     #[test]

@@ -25,6 +25,7 @@ use super::ring::{Completion, Ring, RingCounters, Wait};
 use super::segments::Segments;
 use super::sleep::Sleeper;
 use super::stats::{Chore, Sources, Stage, Stats};
+use super::trouble;
 
 /// Completions that one turn handles at most, so that its effects stay bounded.
 const COMPLETIONS_MAX: usize = 4096;
@@ -502,15 +503,17 @@ impl Shell {
                     self.stats.turns.did(Chore::Checkpoint);
                     self.segments.checkpoint(number, bytes, last);
                 }
-                Effect::ReadIn { segment, mapping } => {
+                Effect::ReadIn { is, mapping } => {
                     self.counters.cold_reads += 1;
                     self.stats.turns.did(Chore::ColdRead);
-                    self.segments.read_in(segment, mapping);
+                    self.segments.read_in(is, mapping);
                 }
                 Effect::Cold(work) => {
                     self.stats.turns.did(Chore::Move);
                     self.segments.cold(work);
                 }
+                Effect::Scrub { is, mapping } => self.segments.scrub(is, mapping),
+                Effect::Tell(trouble) => trouble::tell(self.id, &trouble),
                 Effect::WakeAt { mono_us } => self.wake_at_us = Some(mono_us),
                 Effect::Stopped => {
                     self.stopped = true;

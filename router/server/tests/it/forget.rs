@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::common::{PATIENCE, Server, serve_shards};
-use crate::raw::{Raw, Reply};
+use crate::raw::{Raw, Reply, hello};
+use whimbrel_wire::Code;
 
 /// Stands in a payload and nowhere else.
 const MARK: &[u8] = b"this is a secret of alice and bob";
@@ -192,7 +193,7 @@ fn what_everybody_has_is_gone_though_something_waits_beside_it() {
 }
 
 #[test]
-fn a_server_that_lost_a_segment_in_which_messages_wait_says_so_and_ends() {
+fn who_waits_for_what_is_in_a_lost_segment_is_refused_until_it_is_back() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start_by(forgetful(dir.path()), dir.path());
     Raw::log_in(&server.address, &server.token("bob"));
@@ -203,11 +204,20 @@ fn a_server_that_lost_a_segment_in_which_messages_wait_says_so_and_ends() {
     until("two checkpoints of each shard", || checkpoints(dir.path(), 0) == 2 && checkpoints(dir.path(), 1) == 2);
     server.terminate();
     assert!(server.wait().0.success());
-    for path in marked(dir.path()) {
-        fs::remove_file(path).unwrap();
+    let lost = marked(dir.path());
+    for path in &lost {
+        fs::rename(path, path.with_extension("lost")).unwrap();
     }
-    let output = forgetful(dir.path()).output().unwrap();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(76), "{errors}");
-    assert!(errors.contains("a segment of the log is missing in which messages wait"), "{errors}");
+    let server = Server::start_by(forgetful(dir.path()), dir.path());
+    let mut bob = Raw::connect(&server.address);
+    bob.write(&hello(&server.token("bob")));
+    assert_eq!(bob.reply(), Reply::Refused(Code::InRepair));
+    server.terminate();
+    let (status, errors) = server.wait();
+    assert!(status.success() && errors.contains("a partition is in repair"), "{errors}");
+    for path in &lost {
+        fs::rename(path.with_extension("lost"), path).unwrap();
+    }
+    let server = Server::start_by(forgetful(dir.path()), dir.path());
+    assert_eq!(drain(&server, "bob", 1), [MARK]);
 }

@@ -14,6 +14,7 @@ mod hostile;
 mod log;
 mod machine;
 mod raw;
+mod rot;
 mod serve;
 mod slow;
 mod storage;
