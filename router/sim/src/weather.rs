@@ -117,6 +117,7 @@ impl Weather {
             read_fails_per_mille: calm(rng.pick(&[0, 100, 300])),
         };
         weather.bounds.scrub_interval_us = rng.pick(&[10_000 * MS, 100_000 * MS, Bounds::default().scrub_interval_us]);
+        weather.bounds.image_places = rng.pick(&[1, 5, Bounds::default().image_places]);
         weather
     }
 
@@ -147,9 +148,15 @@ fn bounds(rng: &mut Rng) -> Bounds {
         inbox_pointers: rng.pick(&[20, 100, usual.inbox_pointers]),
         lane_backlog: rng.pick(&[16, 256, usual.lane_backlog]),
         retry_after_ms: rng.pick(&[5, usual.retry_after_ms]),
-        forget_after_us: rng.pick(&[400 * MS, 4_000 * MS, usual.forget_after_us, usual.forget_after_us]),
+        forget_after_us: rng.pick(&[
+            400 * MS,
+            4_000 * MS,
+            usual.forget_after_us,
+            usual.forget_after_us,
+            usual.forget_after_us,
+        ]),
         checkpoint_segments: usual.checkpoint_segments,
-        image_places: rng.pick(&[1, 5, usual.image_places]),
+        image_places: usual.image_places,
         scrub_interval_us: usual.scrub_interval_us,
     }
 }
