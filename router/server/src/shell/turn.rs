@@ -126,8 +126,6 @@ pub(super) struct Shell {
     moves: u64,
     /// Whether the shard was told anything since its turn ended.
     heard: bool,
-    /// Whether this turn writes the log.
-    writes: bool,
     ready: bool,
     stopping: bool,
     stopped: bool,
@@ -160,7 +158,6 @@ impl Shell {
             // The upper half of a move's number names the shard that it came from.
             moves: u64::from(id.0) << 32,
             heard: false,
-            writes: false,
             ready: false,
             stopping: false,
             stopped: false,
@@ -249,20 +246,9 @@ impl Shell {
             }
         }
         self.conns.expire(now.mono_us, &mut self.ring);
-        if std::mem::take(&mut self.writes) {
-            self.write_first()?;
-        }
         self.conns.flush(&mut self.ring);
         self.lanes.send(&mut self.ring);
         Ok(now)
-    }
-
-    /// Has the log's write begun before the turn's sends, which are carried out in the system call that submits them. The write is
-    /// begun by a thread of the kernel that is kept to this core, so it would wait for all of them: the disk works meanwhile.
-    fn write_first(&mut self) -> io::Result<()> {
-        self.ring.enter(Wait::No)?;
-        std::thread::yield_now();
-        Ok(())
     }
 
     #[inline]
@@ -483,7 +469,6 @@ impl Shell {
                         self.counters.log_writes += 1;
                         self.counters.log_bytes += write.batch.as_ref().len() as u64;
                         self.ring.write_log(file, write);
-                        self.writes = true;
                     }
                     Err(error) => {
                         tracing::error!(shard = self.id.0, segment = write.segment.0, %error, "cannot open a segment of the log");
