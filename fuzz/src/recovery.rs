@@ -1,6 +1,7 @@
 //! Recovery of a log that was edited. The input is a script: which valid log it begins with, and what is done to its bytes,
-//! checksums repaired where the script says so. Whatever is there, opening it ends; if it is refused the disk is as it was; if
-//! not, what was found is durable, found again, and written on.
+//! checksums repaired where the script says so. Whatever is there, opening it ends; if it is refused, or nothing was torn, the
+//! segments are as they were; if it is not refused, what was found is in order, nothing of it is in what is told to be rotten, it is
+//! durable, found again with the same rot, and written on.
 
 use std::sync::OnceLock;
 
@@ -34,15 +35,25 @@ pub(crate) fn run(data: &[u8]) {
         edit(&mut disk, &mut script);
     }
     let before = image(&disk);
-    let Ok((log, _, found)) = open(&mut disk) else {
+    let Ok((log, first, found)) = open(&mut disk) else {
         assert!(image(&disk) == before, "a log that is refused was changed");
         return;
     };
     drop(log);
+    // Of a log of which nothing is left its first segment is made.
+    let is_new = before.is_empty();
+    assert!(is_new || first.truncated.is_some() || image(&disk) == before, "what rotted was changed");
+    let place = |found: &Found| (found.1.segment, found.1.offset);
+    assert!(found.windows(2).all(|pair| place(&pair[0]) < place(&pair[1])), "records are given out of order");
+    for (header, location, _) in &found {
+        let rotten = first.rot.iter().find(|it| it.rot.touches(*location));
+        assert!(rotten.is_none(), "{header:?} at {location:?} is given out, and told to be lost: {rotten:?}");
+    }
     let mut disk = disk.crash(&mut |_, _| false);
     let (mut log, recovered, again) = open(&mut disk).expect("what was opened opens again");
     assert!(again == found, "what was found is not found again");
     assert_eq!((recovered.truncated, recovered.checkpoints_damaged), (None, 0), "it was not repaired for good");
+    assert_eq!(recovered.rot, first.rot, "rot is told each time, and only what is there");
     let all = found.len() + 2;
     for index in [1_000, 1_001] {
         append(&mut log, &mut disk, index, 700);

@@ -23,7 +23,7 @@ const CHECKPOINT_FILES: usize = 3;
 const CHECKPOINT_TMP: &str = ".ckpt.tmp";
 
 /// The file of the mark of a clean end.
-const END: &str = "end";
+pub(crate) const END: &str = "end";
 
 /// The segment files of one shard. A clone is another handle of the same files, to make segments on another thread:
 /// [`FileDisk::create_segment`].

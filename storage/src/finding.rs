@@ -101,6 +101,9 @@ pub enum Reason {
         "the last batch is torn, {0} bytes of it are left: the next start truncates it, nothing in it was acknowledged"
     )]
     Torn(u32),
+    /// Payloads that somebody waits for are lost. So many.
+    #[error("payloads that somebody waits for are not as they were written: {0}")]
+    WaitedFor(u64),
     /// Entries of a partition are missing although every batch is there.
     #[error("entries {first} to {last} of partition {partition} are missing before it")]
     EntryHole {
@@ -188,6 +191,7 @@ impl Reason {
             Reason::BatchMisplaced(_) => "batch_misplaced",
             Reason::Stray(_) => "stray",
             Reason::Torn(_) => "torn",
+            Reason::WaitedFor(_) => "waited_for",
             Reason::EntryHole { .. } => "entry_hole",
             Reason::EntryOrder { .. } => "entry_order",
             Reason::PartitionForeign(_) => "partition_foreign",

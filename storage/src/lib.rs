@@ -26,6 +26,7 @@ mod location;
 mod log;
 mod look;
 mod mapping;
+mod open_error;
 mod partitions;
 pub mod ram;
 mod recover;
@@ -49,8 +50,9 @@ pub use location::{Location, Mark, RecordHeader, RecordKind, SegmentId, WriteId}
 pub use log::{AppendError, Log, LogOptions, LogWrite, Wanted};
 pub use look::{Look, LookError, SegmentFile, ShardFiles};
 pub use mapping::read_in;
+pub use open_error::OpenError;
 pub use partitions::PartitionFound;
-pub use recover::{OpenError, Recovered, Rotten, Truncated};
+pub use recover::{Recovered, Rotten, Truncated};
 pub use rot::{Loss, Rot, RotReason};
 pub use scrub::{Checked, FileSource, Memory, SegmentIs, Source, check_segment};
 pub use segments::Retired;

@@ -11,11 +11,11 @@ use crate::checkpoint::{Checkpoint, CheckpointWriter, Position};
 use crate::cold::{Cold, Copied, Copy, Erase};
 use crate::layout::{self, BATCH_HEADER_BYTES, FIRST_BATCH_OFFSET, RECORD_HEADER_BYTES, SegmentHeader};
 use crate::limits;
-use crate::recover::{self, OpenError, Recovered};
+use crate::recover::{self, Recovered};
 use crate::scrub::SegmentIs;
 use crate::segments::{Retired, Segment, Segments};
 use crate::staging::{Batch, Place, Pool, Staged};
-use crate::{Disk, Location, Mark, RecordHeader, SegmentId, WriteId};
+use crate::{Disk, Location, Mark, OpenError, RecordHeader, SegmentId, WriteId};
 
 /// How a log is set up.
 #[derive(Clone, Copy, Debug)]

@@ -9,6 +9,7 @@ use rustix::fs::{Advice, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::datadir::{self, DataDirError, Identity};
+use crate::file::END;
 use crate::limits::SEGMENT_MAX_BYTES;
 use crate::{SegmentId, Unreadable};
 
@@ -92,7 +93,7 @@ pub struct ShardFiles {
     pub remains: Vec<String>,
     /// Damaged checkpoints that a start put aside.
     pub put_aside: Vec<String>,
-    /// Anything else.
+    /// Anything else, but for the mark of a clean end and the bytes that are kept for checkpoints.
     pub others: Vec<String>,
 }
 
@@ -140,7 +141,7 @@ impl Look {
                 files.remains.push(name);
             } else if name.ends_with(".ckpt.bad") {
                 files.put_aside.push(name);
-            } else {
+            } else if name != END && !name.ends_with(".reserve") {
                 files.others.push(name);
             }
         }

@@ -4,6 +4,7 @@
 //!
 //! Damage is **pending** until something valid follows it. What is still pending at the end may be the last batch, torn.
 
+mod cold;
 mod sequence;
 
 use std::collections::BTreeMap;

@@ -1,7 +1,7 @@
 //! The log over real files.
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 
 use whimbrel_storage::{Disk, FileDisk, Log, Loss, Rot, Rotten, SegmentId, Wanted};
@@ -141,25 +141,32 @@ fn with_checkpoint(dir: &std::path::Path) -> (FileDisk, Log, u64, Vec<u8>) {
 fn a_checkpoint_that_does_not_read_back_as_it_was_written_never_counts() {
     let dir = tempfile::tempdir().unwrap();
     let (mut disk, _log, number, bytes) = with_checkpoint(dir.path());
-    let file = disk.begin_checkpoint(number).unwrap();
-    file.write_all_at(&bytes, 0).unwrap();
+    let mut file = disk.begin_checkpoint(number).unwrap();
+    file.write_all(&bytes).unwrap();
     disk.finish_checkpoint(&file, number, 0).unwrap();
     assert_eq!(disk.checkpoints().unwrap(), [number]);
 
     // The next one: a bit of it is another one on the disk than was written.
-    let file = disk.begin_checkpoint(number + 1).unwrap();
+    let mut file = disk.begin_checkpoint(number + 1).unwrap();
     let mut other = bytes.clone();
     // Its number, and the sum that belongs to it; then a bit of its piece.
     other[16] += 1;
     let crc = crc32c::crc32c(&other[..60]);
     other[60..64].copy_from_slice(&crc.to_le_bytes());
     other[80] ^= 1;
-    file.write_all_at(&other, 0).unwrap();
-    disk.finish_checkpoint(&file, number + 1, number + 1).unwrap_err();
+    file.write_all(&other).unwrap();
+    let error = disk.finish_checkpoint(&file, number + 1, number + 1).unwrap_err();
+    assert!(error.to_string().contains("damaged at byte"), "{error}");
     assert_eq!(disk.checkpoints().unwrap(), [number], "the one before is kept, and no other counts");
     disk.abandon_checkpoint(number + 1);
+    // Its bytes on the disk are kept for the next one, and no start reads them.
     let names = fs::read_dir(dir.path().join("shard-3")).unwrap().map(|it| it.unwrap().file_name());
-    assert!(names.filter(|name| name.to_str().unwrap().contains("ckpt")).count() == 1);
+    let mut names: Vec<String> = names.map(|name| name.into_string().unwrap()).collect();
+    names.retain(|name| !name.ends_with(".seg"));
+    names.sort_unstable();
+    assert_eq!(names, ["0.reserve".to_owned(), format!("{number:010}.ckpt")]);
+    let (_, recovered, found) = open(OPTIONS, &mut disk).unwrap();
+    assert_eq!((recovered.checkpoint, recovered.checkpoints_damaged, found.len()), (Some(number), 0, 0));
 }
 
 /// Writes a checkpoint with one piece of so many bytes.
@@ -172,7 +179,7 @@ fn put_checkpoint(log: &mut Log, disk: &FileDisk, bytes: usize) -> u64 {
     writer.end(log.position().batch, &mut out);
     let keep_from = log.newest_checkpoint().map_or(0, |newest| newest.number);
     let mut file = disk.begin_checkpoint(checkpoint.number).unwrap();
-    std::io::Write::write_all(&mut file, &out).unwrap();
+    file.write_all(&out).unwrap();
     disk.finish_checkpoint(&file, checkpoint.number, keep_from).unwrap();
     log.checkpoint_written(checkpoint);
     checkpoint.number

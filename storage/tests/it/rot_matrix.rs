@@ -1,13 +1,19 @@
 //! The rot matrix: every bit of a batch of each kind, of a segment's first page and of a checkpoint turned over, and 100,000 bits
-//! of a log of several segments, each through a whole recovery. Not one is accepted in silence.
+//! of a log of several segments, each through a whole recovery. Not one is accepted in silence: nothing is given out that is not
+//! as it was written, and whatever is missing lies in what is told.
 //!
 //! What the last batch allows is said where it is tested: damage in it looks like what a crash leaves, unless something that was
 //! written later says that it was durable.
 
-use whimbrel_storage::ram::RamDisk;
-use whimbrel_storage::{Log, LogOptions, OpenError, RecordHeader, RecordKind, Recovered, SegmentId};
+use std::collections::VecDeque;
 
-use crate::rig::{Kept, OPTIONS, Random, Rig};
+use whimbrel_storage::ram::RamDisk;
+use whimbrel_storage::{
+    ColdDone, ColdWork, Location, Log, LogOptions, Loss, Memory, OpenError, RecordHeader, RecordKind, Recovered,
+    SegmentId, check_segment,
+};
+
+use crate::rig::{Kept, OPTIONS, Random, Rig, image};
 
 /// Flips in the whole of a log.
 const FLIPS: u64 = 100_000;
@@ -19,8 +25,10 @@ const SMALL: LogOptions =
 /// How damage was met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Met {
-    /// As damage.
+    /// As damage, which is told; the log is open, with all the rest.
     Rot,
+    /// As damage, and the log does not open.
+    Refused,
     /// As the last batch, torn by a crash.
     Torn,
     /// A checkpoint was not used, and the one before it was.
@@ -29,19 +37,50 @@ enum Met {
     Nothing,
 }
 
-/// The one place where these tests know how recovery tells of damage.
-fn detected(result: &Result<Recovered, OpenError>) -> Met {
-    match result {
-        Err(OpenError::Rot { .. } | OpenError::Foreign { .. } | OpenError::Format { .. }) => Met::Rot,
-        Err(OpenError::Checkpoint { .. } | OpenError::CheckpointIo { .. }) => Met::Rot,
-        Err(error @ (OpenError::Io { .. } | OpenError::End { .. } | OpenError::Options(_))) => {
+/// What became of an opening.
+struct Opened {
+    met: Met,
+    /// How many records were given out.
+    found: usize,
+    /// Those that were not, of those that had to be, as indexes in all that was appended. Of a log that did not open none.
+    missing: Vec<usize>,
+    recovered: Recovered,
+}
+
+/// The one place where these tests know which errors damage is.
+fn refused(error: &OpenError) -> Met {
+    match error {
+        OpenError::Rot { .. } | OpenError::Foreign { .. } | OpenError::Format { .. } => Met::Refused,
+        OpenError::Checkpoint { .. } | OpenError::CheckpointIo { .. } => Met::Refused,
+        OpenError::Io { .. } | OpenError::End { .. } | OpenError::Options(_) => {
             panic!("the disk in memory works: {error}")
         }
-        Ok(recovered) if !recovered.rot.is_empty() => Met::Rot,
-        Ok(recovered) if recovered.truncated.is_some() => Met::Torn,
-        Ok(recovered) if recovered.checkpoints_damaged > 0 => Met::OlderCheckpoint,
-        Ok(_) => Met::Nothing,
     }
+}
+
+fn met(recovered: &Recovered) -> Met {
+    match recovered {
+        it if !it.rot.is_empty() => Met::Rot,
+        it if it.truncated.is_some() => Met::Torn,
+        it if it.checkpoints_damaged > 0 => Met::OlderCheckpoint,
+        _ => Met::Nothing,
+    }
+}
+
+/// A record with its header.
+fn whole(kept: &Kept) -> Location {
+    Location { offset: kept.location.offset - 32, len: kept.location.len + 32, ..kept.location }
+}
+
+/// Whether a record that is missing is told of, in its place among those that are given out.
+fn is_told(recovered: &Recovered, kept: &Kept, given: usize) -> bool {
+    let place = whole(kept);
+    let in_rot = |loss: &Loss| !matches!(loss, Loss::Record(header) if *header != kept.header);
+    let mut rot = recovered.rot.iter();
+    let torn = recovered.truncated.is_some_and(|it| {
+        it.segment == place.segment && it.offset < place.offset + place.len && place.offset < it.offset + it.bytes
+    });
+    torn || rot.any(|it| it.rot.touches(place) && it.after == Some(given as u64) && in_rot(&it.rot.loss))
 }
 
 /// A log whose power is off.
@@ -60,50 +99,100 @@ impl Still {
         Still { options: rig.options, base, disk, kept: rig.kept }
     }
 
-    /// Opens it. Whatever is given out is a record that was written, as it was written.
-    fn open(&mut self) -> (Met, usize) {
-        let (kept, mut found) = (&self.kept, 0);
-        let mut seen: Option<usize> = None;
+    /// Opens it. Whatever is given out is a record that was written, as it was written, in order; and whatever is not is told.
+    fn open(&mut self) -> Opened {
+        let kept = &self.kept;
+        let mut given: Vec<usize> = Vec::new();
         let result = Log::open_with(self.options, &mut self.disk, &mut |_| {}, &mut |header, location, payload| {
-            let at = seen.map_or_else(|| kept.iter().position(|it| it.location == location), |last| Some(last + 1));
-            let same = at
-                .and_then(|at| kept.get(at))
-                .is_some_and(|it| it.header == *header && it.location == location && it.payload == payload[..]);
-            assert!(same, "a record is given out that is not as it was written: {header:?}");
-            seen = at;
-            found += 1;
+            let next = given.last().map_or(0, |last| last + 1);
+            let at = (next..kept.len()).find(|at| kept[*at].location == location);
+            let same = at.filter(|at| kept[*at].header == *header && kept[*at].payload == payload[..]);
+            given.push(same.unwrap_or_else(|| {
+                panic!("a record is given out that is not as it was written, or not in its place: {header:?}")
+            }));
         });
-        (detected(&result.map(|(_, recovered)| recovered)), found)
+        let found = given.len();
+        let (log, recovered) = match result {
+            Ok(opened) => opened,
+            Err(error) => {
+                return Opened { met: refused(&error), found, missing: Vec::new(), recovered: Recovered::default() };
+            }
+        };
+        assert_eq!(recovered.records, found as u64);
+        let from = log.newest_checkpoint().map_or((SegmentId(0), 0), |it| (it.position.segment, it.position.offset));
+        let from = kept.partition_point(|it| (it.location.segment, it.location.offset) < from);
+        let mut missing = Vec::new();
+        let mut next = given.iter().enumerate().peekable();
+        for at in from..kept.len() {
+            if next.next_if(|(_, it)| **it == at).is_none() {
+                let given = next.peek().map_or(found, |(before, _)| *before);
+                assert!(
+                    is_told(&recovered, &kept[at], given),
+                    "{:?} is missing, and nobody says so: {recovered:?}",
+                    kept[at]
+                );
+                missing.push(at);
+            }
+        }
+        assert_eq!(next.next(), None, "what lies before the position is not given out");
+        Opened { met: met(&recovered), found, missing, recovered }
     }
 
-    /// Turns a bit over, opens, and puts the disk back as it was.
-    fn flip(&mut self, segment: SegmentId, offset: u32, bit: u8) -> (Met, usize) {
+    /// Opens what was not damaged.
+    fn intact(&mut self) -> usize {
+        let opened = self.open();
+        assert_eq!((opened.met, &opened.missing[..]), (Met::Nothing, &[][..]));
+        opened.found
+    }
+
+    /// Turns a bit over, opens, and puts the disk back as it was. Where rot is told it is told there, and costs nothing outside
+    /// of the batch that the bit is in.
+    fn flip(&mut self, segment: SegmentId, offset: u32, bit: u8) -> Opened {
         self.disk.flip_bit(segment, offset, bit).unwrap();
-        let met = self.open();
-        if met.0 == Met::Rot {
-            self.disk.flip_bit(segment, offset, bit).unwrap();
-        } else {
-            self.disk = self.base.crash(&mut |_, _| false);
+        let opened = self.open();
+        match opened.met {
+            Met::Rot => {
+                let here = |rot: &whimbrel_storage::Rot| {
+                    rot.segment == segment && (rot.offset..rot.offset + rot.bytes).contains(&offset)
+                };
+                let rot = &opened.recovered.rot;
+                assert!(rot.iter().any(|it| here(&it.rot)), "bit {bit} of byte {offset} of {segment}: {rot:?}");
+                assert_eq!(opened.recovered.truncated, None);
+                self.disk.flip_bit(segment, offset, bit).unwrap();
+            }
+            Met::Refused => self.disk.flip_bit(segment, offset, bit).unwrap(),
+            Met::Torn | Met::OlderCheckpoint | Met::Nothing => self.disk = self.base.crash(&mut |_, _| false),
         }
-        met
+        opened
     }
 
     /// The same in a checkpoint.
     fn flip_checkpoint(&mut self, number: u64, bit: usize) -> (Met, usize) {
         self.disk.flip_checkpoint_bit(number, bit);
-        let met = self.open();
+        let opened = self.open();
         self.disk = self.base.crash(&mut |_, _| false);
-        met
+        assert_eq!(opened.missing, [0; 0]);
+        (opened.met, opened.found)
     }
 
-    /// Every bit of these bytes of a segment, `met` each time.
+    /// Every bit of these bytes of a segment, which are one batch or a page, is met so; and records elsewhere are given out.
     fn every_bit(&mut self, segment: SegmentId, bytes: std::ops::Range<u32>, expected: Met) {
-        for offset in bytes {
+        for offset in bytes.clone() {
             for bit in 0..8 {
-                assert_eq!(self.flip(segment, offset, bit).0, expected, "bit {bit} of byte {offset} of {segment}");
+                let opened = self.flip(segment, offset, bit);
+                assert_eq!(opened.met, expected, "bit {bit} of byte {offset} of {segment}");
+                let elsewhere = opened.missing.iter().map(|at| self.kept[*at].location);
+                let elsewhere = elsewhere.filter(|it| it.segment != segment || !bytes.contains(&it.offset));
+                assert_eq!(elsewhere.count(), 0, "bit {bit} of byte {offset} of {segment} costs what is elsewhere");
             }
         }
-        assert_eq!(self.open().0, Met::Nothing, "nothing is left of them");
+        self.is_as_it_was();
+    }
+
+    /// What is told or refused is left alone: nothing was written but what was there.
+    fn is_as_it_was(&mut self) {
+        assert!(image(&mut self.disk) == image(&mut self.base), "the disk was changed");
+        self.intact();
     }
 }
 
@@ -156,8 +245,10 @@ fn every_bit_of_a_batch_of_erased_records() {
 fn every_bit_of_the_first_page_of_a_segment() {
     let (rig, _) = one_of_each_kind();
     let mut still = Still::new(rig);
+    // All that it says is known by the batches behind it; of a spare one nothing is.
     still.every_bit(SegmentId(1), 0..4096, Met::Rot);
     still.every_bit(SegmentId(2), 0..4096, Met::Rot);
+    still.every_bit(SegmentId(3), 0..4096, Met::Refused);
 }
 
 /// A log with two checkpoints and a batch behind each of them, and the number of its newest one.
@@ -197,7 +288,7 @@ fn every_bit_of_a_checkpoint() {
         // The older one does not serve; it is missed and put aside all the same.
         assert_eq!(still.flip_checkpoint(newest - 1, bit), (Met::OlderCheckpoint, 1), "bit {bit} of the older one");
     }
-    assert_eq!(still.open(), (Met::Nothing, 1));
+    assert_eq!(still.intact(), 1);
 }
 
 /// The last batch of all: nothing was written after it that says that it was durable. A bit of it turned over looks like a
@@ -210,13 +301,15 @@ fn every_bit_of_the_last_batch_is_met_as_torn() {
     let mut still = Still::new(rig);
     for offset in 8192..12_288 {
         for bit in 0..8 {
-            assert_eq!(still.flip(SegmentId(1), offset, bit), (Met::Torn, 3), "bit {bit} of byte {offset}");
+            let opened = still.flip(SegmentId(1), offset, bit);
+            assert_eq!((opened.met, opened.found), (Met::Torn, 3), "bit {bit} of byte {offset}");
         }
     }
-    assert_eq!(still.open(), (Met::Nothing, 5));
+    assert_eq!(still.intact(), 5);
 }
 
-/// The same batch, known to have been durable: a checkpoint that goes on before it was ended after it.
+/// The same batch, known to have been durable: a checkpoint that goes on before it was ended after it. Where the log ended nobody
+/// knows.
 #[test]
 fn every_bit_of_the_last_batch_is_met_as_rot_where_a_checkpoint_says_that_it_was_durable() {
     let mut rig = Rig::new(SMALL);
@@ -224,7 +317,7 @@ fn every_bit_of_the_last_batch_is_met_as_rot_where_a_checkpoint_says_that_it_was
     with_checkpoints(&mut rig);
     let last = rig.kept.last().unwrap().location;
     let start = last.offset - 64 - 32;
-    Still::new(rig).every_bit(last.segment, start..start + 4096, Met::Rot);
+    Still::new(rig).every_bit(last.segment, start..start + 4096, Met::Refused);
 }
 
 /// And: another batch behind it.
@@ -272,18 +365,22 @@ fn random_bits(mut still: Still, from: SegmentId, seed: u64) {
     let segments = still.disk.segments().max().unwrap().0;
     let in_last =
         still.kept.iter().filter(|it| (it.location.segment, it.location.offset) > (last_segment, last)).count();
-    let (intact, all) = still.open();
-    assert_eq!(intact, Met::Nothing);
+    let all = still.intact();
     let mut random = Random(seed);
-    let mut torn = 0;
+    let (mut rot, mut refused, mut torn) = (0, 0, 0);
     for _ in 0..FLIPS {
         let segment = SegmentId(from.0 + random.below(u64::from(segments + 1 - from.0)) as u32);
         let offset = random.below(u64::from(OPTIONS.segment_size)) as u32;
         let bit = random.below(8) as u8;
-        let (met, found) = still.flip(segment, offset, bit);
+        let Opened { met, found, .. } = still.flip(segment, offset, bit);
         let place = || format!("bit {bit} of byte {offset} of {segment}");
         match met {
-            Met::Rot => {}
+            Met::Rot => rot += 1,
+            // The header of one that is not used yet, or bytes further on than a torn batch reaches: nobody knows what was there.
+            Met::Refused => {
+                refused += 1;
+                assert!(segment > last_segment || segment == last_segment && offset > last, "{}", place());
+            }
             // What is torn is the last batch, or remains of one behind it, of which nobody was told anything.
             Met::Torn => {
                 torn += 1;
@@ -295,7 +392,8 @@ fn random_bits(mut still: Still, from: SegmentId, seed: u64) {
         }
     }
     assert!((1..FLIPS / 2).contains(&torn), "{torn} met as torn");
-    assert_eq!(still.open(), (Met::Nothing, all));
+    assert!(rot > FLIPS / 4 && refused > 0, "{rot} told, {refused} refused");
+    still.is_as_it_was();
 }
 
 #[test]
@@ -314,9 +412,58 @@ fn any_of_100_000_random_bits_behind_a_checkpoint() {
         rig.batch(&[40, 300 * round, 6000]);
     }
     rig.prepare();
-    // Before the place of the newest checkpoint nothing is read at a start. In its own segment only the first page is.
+    // In the position's segment all is looked at, in those before it the first page only.
     let mut still = Still::new(rig);
-    let (met, _) = still.flip(from, 5000, 0);
-    assert_eq!(met, Met::Nothing, "what a start does not look at, it does not find");
-    random_bits(still, from.next(), 29);
+    let opened = still.flip(from, 5000, 0);
+    assert_eq!((opened.met, opened.recovered.rot[0].after, &opened.missing[..]), (Met::Rot, None, &[][..]));
+    let before = SegmentId(from.0 - 1);
+    assert_eq!(still.flip(before, 5000, 0).met, Met::Nothing, "what a start does not look at, it does not find");
+    assert_eq!(still.flip(before, 100, 0).met, Met::Rot);
+    random_bits(still, from, 29);
+}
+
+/// What was moved to a cold segment is in no log, and no start reads it: it is found where the segment is read alone.
+#[test]
+fn every_bit_of_a_batch_of_moved_records() {
+    let mut rig = Rig::new(SMALL);
+    for payload_bytes in [30, 700, 1001, 8] {
+        append(&mut rig, RecordKind::Entry, &vec![0xa5; payload_bytes]);
+    }
+    rig.settle();
+    let mut queue: VecDeque<Location> = rig.kept.iter().map(|it| it.location).collect();
+    let copy = rig.log.plan_copy(&mut queue).unwrap();
+    let Ok(ColdDone::Copied(copied)) = ColdWork::Copy(copy).run(&mut rig.disk) else { panic!("memory takes it") };
+    rig.log.copied(&copied);
+    rig.log.settle(&rig.log.cold_ends());
+    assert_eq!((queue.len(), copied.moved.len()), (0, 4));
+    // One of them is not wanted any more, and is zeros.
+    let mut places: Vec<Location> = copied.moved.iter().map(|(_, to)| *to).collect();
+    let id = places[0].segment;
+    let keep = places.iter().enumerate().filter(|(at, _)| *at != 1).map(|(_, it)| (it.offset, it.len)).collect();
+    let erase = rig.log.plan_erase(id, keep).unwrap();
+    let Ok(ColdDone::Erased(erase)) = ColdWork::Erase(erase).run(&mut rig.disk) else { panic!("memory takes it") };
+    assert!(erase.is_done() && erase.written() > 0);
+    places.iter_mut().for_each(|it| *it = Location { offset: it.offset - 32, len: it.len + 32, ..*it });
+
+    let is = rig.log.segment_is(id).unwrap();
+    let was = rig.disk.contents(id).unwrap();
+    let found = check_segment(&is, &mut Memory(&was));
+    assert_eq!((found.batches, found.end, &found.rot[..]), (1, 8192, &[][..]));
+    let mut bytes = was.clone();
+    for at in 0..8192 {
+        for bit in 0..8 {
+            bytes[at] ^= 1 << bit;
+            let found = check_segment(&is, &mut Memory(&bytes));
+            let here = found.rot.iter().any(|rot| (rot.offset..rot.offset + rot.bytes).contains(&(at as u32)));
+            assert!(here, "bit {bit} of byte {at}: {:?}", found.rot);
+            for place in &places {
+                let range = place.offset as usize..(place.offset + place.len) as usize;
+                assert!(
+                    bytes[range.clone()] == was[range] || found.lost(*place).is_some(),
+                    "bit {bit} of byte {at}: what lies at {place:?} passes for what was written"
+                );
+            }
+            bytes[at] ^= 1 << bit;
+        }
+    }
 }

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 
 use whimbrel_storage::ram::RamDisk;
 use whimbrel_storage::{
-    Disk, Finding, Log, OpenError, Place, Reason, Report, SegmentId, Severity, Unreadable, Verifier,
+    ColdDone, ColdWork, Disk, Finding, Log, Memory, OpenError, Place, Reason, Report, SegmentId, Severity, Unreadable,
+    Verifier, check_segment,
 };
 
 use crate::rig::{OPTIONS, Random, Rig, open};
@@ -83,6 +84,11 @@ fn agree(disk: &mut RamDisk, what: &str) -> Option<Severity> {
     let worst = report.findings.iter().map(|finding| finding.reason.severity()).max();
     let mut copy = disk.crash(&mut |_, _| true);
     match open(OPTIONS, &mut copy) {
+        // It gives out what holds of damaged batches, too.
+        Ok((_, recovered, found)) if !recovered.rot.is_empty() => {
+            assert_eq!(worst, Some(Severity::Damage), "{what}: {:?}: {:?}", recovered.rot, report.findings);
+            assert!(report.records <= found.len() as u64, "{what}");
+        }
         Ok((_, recovered, found)) => {
             let expected = recovered.truncated.map(|_| Severity::Torn);
             assert_eq!(worst, expected, "{what}: {:?}", report.findings);
@@ -439,6 +445,60 @@ fn a_cold_segment_is_a_log_of_its_own() {
     headless[4096..8192].fill(0);
     let found = cold(&headless);
     assert!(matches!(found[..], [Finding { reason: Reason::BatchMissing { .. }, .. }]), "{found:?}");
+}
+
+#[test]
+fn in_a_cold_segment_what_is_waited_for_counts() {
+    let mut rig = Rig::new(OPTIONS);
+    for _ in 0..2 {
+        rig.batch(&[500, 700, 900, 300]);
+    }
+    let mut places = Vec::new();
+    for half in rig.kept.chunks(4) {
+        let mut queue = half.iter().map(|it| it.location).collect();
+        let copy = rig.log.plan_copy(&mut queue).unwrap();
+        let Ok(ColdDone::Copied(copied)) = ColdWork::Copy(copy).run(&mut rig.disk) else { panic!("memory takes it") };
+        rig.log.copied(&copied);
+        places.extend(copied.moved.into_iter().map(|(_, to)| to));
+    }
+    let cold = places[0].segment;
+    let is = rig.log.segment_is(cold).unwrap();
+    let was = rig.disk.contents(cold).unwrap();
+    let judge = |bytes: &[u8], waited: &[usize]| {
+        let mut verifier = Verifier::new(OPTIONS.shard, OPTIONS.segment_size);
+        verifier.segment(cold, bytes, bytes.len() as u64, &[]);
+        let mut report = verifier.finish();
+        let waited: Vec<_> = waited.iter().map(|at| (*at as u16, places[*at])).collect();
+        let note = report.judge_cold(&check_segment(&is, &mut Memory(bytes)), &waited);
+        let reasons: Vec<_> = report.findings.iter().map(|it| it.reason.name()).collect();
+        let partitions: BTreeSet<u16> = report.findings.iter().flat_map(|it| it.partitions.iter().copied()).collect();
+        (reasons, partitions, note.is_some())
+    };
+    let whole = (Vec::new(), BTreeSet::new(), false);
+    assert_eq!(judge(&was, &[0, 1, 2, 3, 4, 5, 6, 7]), whole);
+    // In the first batch, and in the last one, which looks torn.
+    for (damaged, reason) in [(1, "batch"), (6, "torn")] {
+        let payload = places[damaged].offset as usize..(places[damaged].offset + places[damaged].len) as usize;
+        let mut bytes = was.clone();
+        bytes[payload.clone()].fill(0);
+        assert_eq!(judge(&bytes, &[0, 2, 3, 4, 5, 7]), whole, "nobody waits for zeros");
+        bytes[payload.start + 5] = 1;
+        let others: Vec<usize> = (0..8).filter(|at| *at != damaged).collect();
+        assert_eq!(judge(&bytes, &others), (Vec::new(), BTreeSet::new(), true), "half of it is overwritten");
+        let (reasons, partitions, noted) = judge(&bytes, &[damaged]);
+        assert_eq!((&reasons[..], noted), (&[reason, "waited_for"][..], false));
+        assert!(partitions.contains(&(damaged as u16)));
+        // A record's header is not what a crash leaves in the middle.
+        bytes[payload.start - 30] ^= 1;
+        let (reasons, _, noted) = judge(&bytes, &[0, 4]);
+        assert_eq!((&reasons[..], noted), (if damaged == 1 { &["batch"][..] } else { &[][..] }, damaged != 1));
+    }
+    // What lies where nothing was written, and is pointed to.
+    let mut bytes = was;
+    let last = places[7];
+    bytes[8192..].fill(0);
+    let (reasons, partitions, _) = judge(&bytes, &[1, 7]);
+    assert_eq!((&reasons[..], partitions), (&["waited_for"][..], BTreeSet::from([7])), "{last:?}");
 }
 
 /// Puts a checkpoint in its place that says what it is told to.

@@ -36,6 +36,9 @@ entries in each partition. It goes on behind damage and prints one line for each
 they can be told. A last batch that a crash tore is reported and is no damage: nothing in it was acknowledged, and the \
 next start truncates it.
 
+In a cold segment (numbers from 2147483648 on) only what the newest checkpoint points to counts. Zeros in the place of a payload \
+that nobody waits for are right; one that is half overwritten is what a crash may leave, and is noted as no damage.
+
 A directory that a server holds is refused, and while this looks no server starts on it.
 
 Exit codes: 0 nothing is damaged, 1 something is, or not all could be checked, 2 wrong usage.

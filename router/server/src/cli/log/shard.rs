@@ -6,7 +6,10 @@ use std::time::SystemTime;
 use whimbrel_core::ids::{PartitionId, ShardId};
 use whimbrel_core::io::shard_of;
 use whimbrel_core::survey::{PartitionSurvey, survey};
-use whimbrel_storage::{Finding, Look, LookError, Place, Reason, Report, SegmentId, ShardFiles, Verifier};
+use whimbrel_storage::{
+    Finding, Location, Look, LookError, Memory, Place, Reason, Report, SegmentId, SegmentIs, ShardFiles, Verifier,
+    check_segment,
+};
 
 /// What is known of a shard.
 pub(super) struct ShardFound {
@@ -72,7 +75,8 @@ pub(super) fn read(look: &Look, shard: u16, each: &mut dyn FnMut(u64) -> bool) -
             live.bytes += u64::from(place.len);
         }
     }
-    let mut segment = Vec::new();
+    let (mut segment, mut cold) = (Vec::new(), Vec::new());
+    let size_bytes = look.identity().segment_size;
     for &id in &found.files.segments {
         let file = look.segment(shard, id)?;
         let mut goes_on = true;
@@ -86,11 +90,24 @@ pub(super) fn read(look: &Look, shard: u16, each: &mut dyn FnMut(u64) -> bool) -
             break;
         }
         verifier.segment(id, &segment, file.bytes, &unreadable);
+        if id.is_cold() && segment.len() == size_bytes as usize {
+            let is = SegmentIs { shard, id, size_bytes, generation: None };
+            cold.push(check_segment(&is, &mut Memory(&segment)));
+        }
     }
     found.report = if found.interrupted { verifier.abandon() } else { verifier.finish() };
     found.report.findings.append(&mut extra);
     if !found.interrupted {
         found.check_what_is_waited_for();
+        for checked in cold.iter().filter(|_| !found.survey.is_empty()) {
+            let waited: Vec<(u16, Location)> = found
+                .survey
+                .iter()
+                .flat_map(|of| of.places.iter().map(|place| (of.partition.0, *place)))
+                .filter(|(_, place)| place.segment == checked.segment)
+                .collect();
+            found.notes.extend(found.report.judge_cold(checked, &waited));
+        }
         found.check_partitions(look);
     }
     Ok(found)
@@ -134,7 +151,7 @@ impl ShardFound {
                 let list: Vec<String> = gone.iter().map(ToString::to_string).collect();
                 self.notes.push(format!(
                     "checkpoint {} points to messages in segments that are not there any more ({}): right if they were \
-                     acknowledged since; a start that finds otherwise ends with exit code 76",
+                     acknowledged since; a start that finds otherwise holds their partitions back, for repair",
                     newest.number,
                     list.join(", ")
                 ));
