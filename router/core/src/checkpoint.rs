@@ -317,7 +317,7 @@ impl Shard {
         self.rounds.written_bytes = self.log.written_bytes();
         let piece = Vec::with_capacity(limits::IMAGE_PIECE_BYTES + limits::IMAGE_SLICE_BYTES);
         let round = self.rounds.round;
-        let marks = self.begin_marks(position);
+        let marks = self.begin_marks(position, writer.checkpoint().number);
         let places = self.config.bounds.image_places;
         let sweep = Sweep { writer, round, p: 0, sizes: None, next: 0, piece, marks, places, bytes: 0, outstanding: 0 };
         self.sweep = Some(sweep);
@@ -383,7 +383,7 @@ impl Shard {
         // The newest one becomes the older of the two.
         let keep_from = self.log.newest_checkpoint().map_or(0, |newest| newest.number);
         fx.list.push(Effect::Checkpoint { number: checkpoint.number, bytes, last: Some(keep_from) });
-        self.end_marks(fx, marks, checkpoint.number);
+        self.end_marks(fx, marks);
     }
 
     pub(crate) fn on_checkpoint_taken(&mut self, number: u64) {

@@ -81,7 +81,7 @@ pub(crate) struct Emptying {
 
 impl Shard {
     /// What the checkpoint that is begun now is to note and change.
-    pub(crate) fn begin_marks(&mut self, position: Position) -> Marks {
+    pub(crate) fn begin_marks(&mut self, position: Position, number: u64) -> Marks {
         let Emptying { begun, queue, copied, is_working, .. } = &mut self.emptying;
         let now_us = self.now.mono_us;
         begun.push_back((now_us, position.segment));
@@ -98,6 +98,10 @@ impl Shard {
         let hot = hot.into_iter().flat_map(|position| self.log.held_before(position));
         let sources: Vec<SegmentId> = hot.chain(self.log.sparse()).take(limits::EMPTY_SEGMENTS_MAX).collect();
         let map = std::mem::take(copied);
+        // Nothing may point into them before this checkpoint is there, and others still do.
+        for part in map.chunk_by(|(a, _), (b, _)| a.segment == b.segment) {
+            self.log.emptied(part[0].0.segment, number);
+        }
         let hot = |id: &SegmentId| !id.is_cold();
         let of_map = map.iter().map(|(from, _)| from.segment).rfind(hot);
         let last_hot = sources.iter().copied().rfind(hot).max(of_map).unwrap_or(SegmentId(0));
@@ -105,12 +109,7 @@ impl Shard {
     }
 
     /// The checkpoint has seen all that waits.
-    pub(crate) fn end_marks(&mut self, fx: &mut Effects, mut marks: Marks, number: u64) {
-        let mut emptied: Vec<SegmentId> = marks.map.iter().map(|(from, _)| from.segment).collect();
-        emptied.dedup();
-        for id in emptied {
-            self.log.emptied(id, number);
-        }
+    pub(crate) fn end_marks(&mut self, fx: &mut Effects, mut marks: Marks) {
         self.log.settle(&marks.ends);
         sort(&mut marks.found);
         sort(&mut marks.cold);

@@ -181,6 +181,11 @@ impl Conns {
             }
         } else {
             self.pool.put(queue);
+            if conn.queue.is_some() && !conn.dirty {
+                // Put there meanwhile, and passed over by a flush: nothing else may ever look at it again.
+                conn.dirty = true;
+                self.dirty.push(slot);
+            }
             if conn.phase != Phase::Open {
                 self.settle(slot, ring);
             }

@@ -246,6 +246,27 @@ fn a_slow_reader_gets_all_of_a_long_queue() {
 }
 
 #[test]
+fn what_is_said_while_a_send_is_not_reaped_yet_goes_out_after_it() {
+    let mut station = Station::new();
+    let (mut client, conn) = station.connect();
+    station.conns.send(conn, b"first", None);
+    station.submit();
+    // A shard that is full leaves its completions for the next turn, and ends this one.
+    station.conns.send(conn, b"second", None);
+    station.conns.flush(&mut station.ring);
+    for expected in [5, 6] {
+        let bytes = station.until(|heard| match heard {
+            Heard::Written(to, bytes) if *to == conn => Some(*bytes),
+            _ => None,
+        });
+        assert_eq!(bytes, expected);
+    }
+    let mut read = [0; 11];
+    client.read_exact(&mut read).unwrap();
+    assert_eq!(&read, b"firstsecond");
+}
+
+#[test]
 fn what_was_sent_before_a_close_is_read_although_bytes_came_unread() {
     let mut station = Station::new();
     let (mut client, conn) = station.connect();

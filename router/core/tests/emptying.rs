@@ -1,0 +1,221 @@
+//! What waits is moved while checkpoints take many turns: whenever the power is lost in between, and whichever of the two
+//! checkpoints a start goes on from, all of it is still there.
+
+#![allow(clippy::unwrap_used)]
+
+use whimbrel_core::ids::{ChatId, ConnId, Correlation, DeviceId, InboxSeq, ShardId, UserId};
+use whimbrel_core::io::Moving;
+use whimbrel_core::limits::Bounds;
+use whimbrel_core::session::Login;
+use whimbrel_core::{Effect, Effects, Input, Now, Shard, ShardConfig, route};
+use whimbrel_storage::ram::RamDisk;
+use whimbrel_storage::{Disk, LogOptions, Memory, Retired, check_segment};
+use whimbrel_wire::{Builder, CreateChatFields, Kind, SendFields, fb};
+
+const SEGMENT_BYTES: u32 = 384 << 10;
+const STEP_US: u64 = 1_000_000;
+
+/// A shard over a disk in memory, of which each turn may be the last.
+struct Node {
+    shard: Shard,
+    disk: RamDisk,
+    fx: Effects,
+    now: Now,
+    /// Numbers of the messages that were delivered.
+    delivered: Vec<u64>,
+    /// How many are stored.
+    sent: u64,
+    checkpoint: Vec<u8>,
+    builder: Builder,
+}
+
+impl Node {
+    fn start(mut disk: RamDisk) -> Node {
+        let bounds = Bounds { image_places: 1, forget_after_us: 8 * STEP_US, ..Bounds::default() };
+        let options = LogOptions { segment_size: SEGMENT_BYTES, ..LogOptions::new(0) };
+        let config = ShardConfig { shard: ShardId(0), shards: 1, partitions: 1, token_key: [0; 32], seed: 1, bounds };
+        let shard = Shard::open(config, options, &mut disk).unwrap();
+        let now = Now { mono_us: 1, wall_ms: 1000 };
+        let (fx, builder) = (Effects::default(), Builder::default());
+        let mut node = Node { shard, disk, fx, now, delivered: Vec::new(), sent: 0, checkpoint: Vec::new(), builder };
+        for _ in 0..12 {
+            node.turn(2000);
+        }
+        assert!(node.shard.is_ready());
+        node
+    }
+
+    fn tell(&mut self, input: Input<'_>) {
+        self.shard.handle(self.now, input, &mut self.fx);
+    }
+
+    /// Ends one turn, and does at once what it wants.
+    fn turn(&mut self, after_us: u64) {
+        self.now.mono_us += after_us;
+        self.now.wall_ms += after_us.div_ceil(1000);
+        self.fx.lane_room = vec![64];
+        self.tell(Input::TurnEnd { more: false });
+        let bytes = std::mem::take(&mut self.fx.bytes);
+        for effect in std::mem::take(&mut self.fx.list) {
+            match effect {
+                Effect::Send { conn, head, payload } => {
+                    let mut frame = bytes[head].to_vec();
+                    frame.extend_from_slice(&payload.unwrap_or_default());
+                    self.sent += u64::from(frame[4] == Kind::Sent as u8);
+                    if frame[4] == Kind::Deliver as u8 && self.sent > 0 {
+                        let (_, number) = frame.split_last_chunk().unwrap();
+                        let number = u64::from_le_bytes(*number);
+                        assert!(frame.ends_with(&payload_of(number)), "message {number} is not what was sent");
+                        self.delivered.push(number);
+                    }
+                    self.tell(Input::Written { conn, bytes: frame.len() as u32 });
+                }
+                Effect::WriteLog(write) => {
+                    self.disk.write(write.segment, write.offset as u32, write.batch.as_ref()).unwrap();
+                    self.tell(Input::LogWritten { write: write.id });
+                }
+                Effect::PrepareSegment { segment, reuse } => {
+                    let old = reuse.map(|Retired { id, mapping: _, used }| (id, used));
+                    let mapping = match old {
+                        Some((old, used)) => self.disk.recycle(old, used, segment, SEGMENT_BYTES).unwrap(),
+                        None => self.disk.create(segment, SEGMENT_BYTES).unwrap(),
+                    };
+                    self.tell(Input::SegmentReady { segment, mapping });
+                }
+                Effect::RemoveSegment(Retired { id, mapping, .. }) => {
+                    drop(mapping);
+                    self.disk.remove(id).unwrap();
+                }
+                Effect::Checkpoint { number, bytes, last } => {
+                    self.checkpoint.extend_from_slice(&bytes);
+                    match last {
+                        None => self.tell(Input::CheckpointTaken { number }),
+                        Some(keep_from) => {
+                            let whole = std::mem::take(&mut self.checkpoint);
+                            self.disk.put_checkpoint(number, whole, keep_from).unwrap();
+                            self.tell(Input::CheckpointWritten { number });
+                        }
+                    }
+                }
+                Effect::ReadIn { is, mapping } => {
+                    let checked = check_segment(&is, &mut Memory(&mapping));
+                    drop(mapping);
+                    self.tell(Input::ReadIn { checked });
+                }
+                Effect::Cold(work) => {
+                    let done = work.run(&mut self.disk).unwrap();
+                    self.tell(Input::ColdDone(Box::new(done)));
+                }
+                Effect::Scrub { is, mapping } => {
+                    let checked = check_segment(&is, &mut Memory(&mapping));
+                    drop(mapping);
+                    self.tell(Input::Scrubbed { checked });
+                }
+                Effect::WakeAt { .. } | Effect::Close { .. } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    fn log_in(&mut self, slot: u32, user: &str) -> ConnId {
+        let conn = ConnId { slot, generation: 1 };
+        let floor = InboxSeq(0);
+        let login = Login { correlation: Correlation(1), user: name(user), device: DeviceId(1), token_epoch: 0, floor };
+        self.tell(Input::Adopted { conn, moving: Box::new(Moving { login, unread: Vec::new() }) });
+        self.turn(2000);
+        conn
+    }
+
+    fn say(&mut self, conn: ConnId, write: impl FnOnce(&mut Builder, &mut Vec<u8>)) {
+        let mut frames = Vec::new();
+        write(&mut self.builder, &mut frames);
+        self.tell(Input::Received { conn, bytes: &frames });
+    }
+
+    fn pair(&mut self, conn: ConnId, from: &str, to: &str) -> ChatId {
+        let fields =
+            CreateChatFields { correlation: 1, kind: fb::ChatKind::Direct, nonce: 0, members: &[to], title: "" };
+        self.say(conn, |b, out| b.create_chat(out, &fields));
+        (0..20).for_each(|_| self.turn(2000));
+        route::direct_chat(&name(from), &name(to))
+    }
+
+    fn send(&mut self, conn: ConnId, chat: ChatId, number: u64) {
+        let fields = SendFields { correlation: number, chat: chat.0, client_seq: number, prev: number - 1 };
+        self.say(conn, |b, out| b.send(out, &fields, &payload_of(number)));
+    }
+
+    /// After a loss of power, with or without the newest checkpoint: a start, to which nothing is lost.
+    fn after_crash(&self, newest_rots: bool) -> Node {
+        let mut disk = self.disk.crash(&mut |_, _| false);
+        if newest_rots && let [_, .., (newest, len)] = disk.checkpoint_sizes()[..] {
+            disk.flip_checkpoint_bit(newest, len * 4);
+        }
+        Node::start(disk)
+    }
+
+    /// What a device is given that comes back.
+    fn read_all(&mut self) -> &[u64] {
+        self.sent = 1;
+        let conn = self.log_in(7, "bob");
+        let mut seen = 0;
+        loop {
+            (0..6).for_each(|_| self.turn(2000));
+            if self.delivered.len() == seen {
+                return &self.delivered;
+            }
+            seen = self.delivered.len();
+            // The making of the chat came first.
+            let floor = self.delivered.last().unwrap() + 1;
+            self.say(conn, |b, out| b.ack(out, floor));
+        }
+    }
+}
+
+fn name(user: &str) -> UserId {
+    UserId::new(user).unwrap()
+}
+
+fn payload_of(number: u64) -> [u8; 96] {
+    let mut payload = [number as u8 ^ 0x55; 96];
+    payload[88..].copy_from_slice(&number.to_le_bytes());
+    payload
+}
+
+#[test]
+fn whenever_the_power_is_lost_while_what_waits_is_moved_all_of_it_is_there() {
+    let mut node = Node::start(RamDisk::new(0, 7));
+    let (alice, bob) = (node.log_in(0, "alice"), node.log_in(1, "bob"));
+    (0..20).for_each(|_| node.turn(2000));
+    let chat = node.pair(alice, "alice", "bob");
+    node.say(bob, |b, out| b.ack(out, 1));
+    (0..600).for_each(|_| node.turn(2000));
+    node.tell(Input::Disconnected { conn: bob });
+    let mut number = 0;
+    for _ in 0..24 {
+        for _ in 0..50 {
+            number += 1;
+            node.send(alice, chat, number);
+        }
+        node.turn(2000);
+        node.turn(2000);
+    }
+    (0..10).for_each(|_| node.turn(2000));
+    assert_eq!(node.sent, number);
+    let expected: Vec<u64> = (1..=number).collect();
+    let mut step = 0;
+    for turns in 1..=40 {
+        // A turn in the middle of a checkpoint may as well be one of Raft's ticks.
+        let is_imaging = node.shard.is_imaging();
+        node.turn(if is_imaging { 110_000 } else { STEP_US / 2 });
+        step += u64::from(!is_imaging && node.shard.is_imaging());
+        for newest_rots in [false, true] {
+            let mut after = node.after_crash(newest_rots);
+            assert_eq!(after.shard.waiting() as u64, number, "step {step}, newest rots: {newest_rots}");
+            if turns % 10 == 0 {
+                assert_eq!(after.read_all(), expected);
+            }
+        }
+    }
+    assert!(node.shard.counters().moved >= number && step > 5, "{step}");
+}
