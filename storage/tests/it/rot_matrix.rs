@@ -123,14 +123,10 @@ impl Still {
         let from = kept.partition_point(|it| (it.location.segment, it.location.offset) < from);
         let mut missing = Vec::new();
         let mut next = given.iter().enumerate().peekable();
-        for at in from..kept.len() {
-            if next.next_if(|(_, it)| **it == at).is_none() {
+        for (at, it) in kept.iter().enumerate().skip(from) {
+            if next.next_if(|(_, given)| **given == at).is_none() {
                 let given = next.peek().map_or(found, |(before, _)| *before);
-                assert!(
-                    is_told(&recovered, &kept[at], given),
-                    "{:?} is missing, and nobody says so: {recovered:?}",
-                    kept[at]
-                );
+                assert!(is_told(&recovered, it, given), "{it:?} is missing, and nobody says so: {recovered:?}");
                 missing.push(at);
             }
         }
