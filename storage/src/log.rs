@@ -609,6 +609,11 @@ impl Log {
         self.segments.emptied(id, number);
     }
 
+    /// Whether a checkpoint that is kept may point to what was moved out of this segment: nothing in it may be erased yet.
+    pub fn is_emptied(&self, id: SegmentId) -> bool {
+        self.segments.is_emptied(id)
+    }
+
     /// Whether segments are kept only until there are two checkpoints that do not know them.
     pub fn awaits_checkpoints(&self) -> bool {
         self.segments.awaits_checkpoints()

@@ -222,6 +222,11 @@ impl Segments {
         self.emptied.extend(ids.into_iter().map(|id| (id, newest.number)));
     }
 
+    /// Whether a checkpoint that is kept may point to what was moved out of this one.
+    pub(crate) fn is_emptied(&self, id: SegmentId) -> bool {
+        self.emptied.contains_key(&id)
+    }
+
     /// Whether some are only kept for checkpoints that are to go.
     pub(crate) fn awaits_checkpoints(&self) -> bool {
         self.emptied.keys().any(|id| self.holds(*id) == 0 && self.get(*id).is_some())

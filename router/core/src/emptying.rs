@@ -77,6 +77,8 @@ pub(crate) struct Emptying {
     erasing: VecDeque<ColdErase>,
     /// Given out and not answered.
     is_working: bool,
+    /// Something is to be erased that could not be, or not yet: with the next checkpoint.
+    put_off: bool,
 }
 
 impl Shard {
@@ -118,7 +120,13 @@ impl Shard {
         }
         let ids: Vec<SegmentId> =
             self.log.cold_segments().filter(|id| marks.sources.binary_search(id).is_err()).collect();
+        self.emptying.put_off = false;
         for id in ids {
+            if self.log.is_emptied(id) {
+                // The checkpoints that are there still point to what was moved.
+                self.emptying.put_off = true;
+                continue;
+            }
             // What is known now is more than what was when an erasing was planned that is not done.
             self.emptying.erasing.retain(|erase| erase.segment() != id);
             let from = marks.cold.partition_point(|place| place.segment < id);
@@ -139,6 +147,7 @@ impl Shard {
     /// Whether a checkpoint is wanted so that emptying goes on, though nothing has happened since the last ones.
     pub(crate) fn wants_marks(&self) -> bool {
         !self.emptying.copied.is_empty()
+            || self.emptying.put_off
             || self.log.awaits_checkpoints()
             || self.log.cold_is_unsettled()
             || self.log.held_before(self.log.position()).next().is_some()
@@ -190,6 +199,7 @@ impl Shard {
     /// What is left is tried anew with the next checkpoint.
     pub(crate) fn on_cold_failed(&mut self) {
         self.emptying.is_working = false;
+        self.emptying.put_off = true;
         self.emptying.queue.clear();
         self.emptying.erasing.clear();
         self.log.copy_failed();

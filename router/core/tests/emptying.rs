@@ -26,6 +26,8 @@ struct Node {
     /// How many are stored.
     sent: u64,
     checkpoint: Vec<u8>,
+    /// None of them comes into its place.
+    checkpoints_fail: bool,
     builder: Builder,
 }
 
@@ -37,7 +39,17 @@ impl Node {
         let shard = Shard::open(config, options, &mut disk).unwrap();
         let now = Now { mono_us: 1, wall_ms: 1000 };
         let (fx, builder) = (Effects::default(), Builder::default());
-        let mut node = Node { shard, disk, fx, now, delivered: Vec::new(), sent: 0, checkpoint: Vec::new(), builder };
+        let mut node = Node {
+            shard,
+            disk,
+            fx,
+            now,
+            delivered: Vec::new(),
+            sent: 0,
+            checkpoint: Vec::new(),
+            checkpoints_fail: false,
+            builder,
+        };
         for _ in 0..12 {
             node.turn(2000);
         }
@@ -90,6 +102,10 @@ impl Node {
                     self.checkpoint.extend_from_slice(&bytes);
                     match last {
                         None => self.tell(Input::CheckpointTaken { number }),
+                        Some(_) if self.checkpoints_fail => {
+                            self.checkpoint.clear();
+                            self.tell(Input::CheckpointFailed { number });
+                        }
                         Some(keep_from) => {
                             let whole = std::mem::take(&mut self.checkpoint);
                             self.disk.put_checkpoint(number, whole, keep_from).unwrap();
@@ -192,7 +208,7 @@ fn whenever_the_power_is_lost_while_what_waits_is_moved_all_of_it_is_there() {
     (0..600).for_each(|_| node.turn(2000));
     node.tell(Input::Disconnected { conn: bob });
     let mut number = 0;
-    for _ in 0..24 {
+    for _ in 0..72 {
         for _ in 0..50 {
             number += 1;
             node.send(alice, chat, number);
@@ -204,7 +220,7 @@ fn whenever_the_power_is_lost_while_what_waits_is_moved_all_of_it_is_there() {
     assert_eq!(node.sent, number);
     let expected: Vec<u64> = (1..=number).collect();
     let mut step = 0;
-    for turns in 1..=40 {
+    for turns in 1..=60 {
         // A turn in the middle of a checkpoint may as well be one of Raft's ticks.
         let is_imaging = node.shard.is_imaging();
         node.turn(if is_imaging { 110_000 } else { STEP_US / 2 });
@@ -212,10 +228,37 @@ fn whenever_the_power_is_lost_while_what_waits_is_moved_all_of_it_is_there() {
         for newest_rots in [false, true] {
             let mut after = node.after_crash(newest_rots);
             assert_eq!(after.shard.waiting() as u64, number, "step {step}, newest rots: {newest_rots}");
-            if turns % 10 == 0 {
+            if turns % 15 == 0 {
                 assert_eq!(after.read_all(), expected);
             }
         }
     }
     assert!(node.shard.counters().moved >= number && step > 5, "{step}");
+
+    // What is left in a cold segment of which most has died moves once more.
+    let bob = node.log_in(2, "bob");
+    let moved = node.shard.counters().moved;
+    let mut moved_twice = 0;
+    for floor in (0..number).step_by(60) {
+        if moved_twice == 0 {
+            node.say(bob, |b, out| b.ack(out, floor + 1));
+        }
+        for _ in 0..3 {
+            node.turn(if node.shard.is_imaging() { 110_000 } else { STEP_US / 3 });
+            for newest_rots in [false, true] {
+                let after = node.after_crash(newest_rots);
+                assert!((number - floor..=number).contains(&(after.shard.waiting() as u64)), "{floor}");
+            }
+            moved_twice = node.shard.counters().moved - moved;
+            if moved_twice > 0 {
+                // What a start does before its first checkpoint is there takes nothing from the two that it found.
+                let mut after = node.after_crash(false);
+                after.checkpoints_fail = true;
+                (0..12).for_each(|_| after.turn(STEP_US / 2));
+                let mut again = after.after_crash(true);
+                assert_eq!(again.read_all().last().copied().unwrap_or(number), number);
+            }
+        }
+    }
+    assert!(moved_twice > 0, "nothing was moved twice");
 }
