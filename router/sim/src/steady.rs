@@ -214,14 +214,14 @@ impl Node {
             self.say(ALICE, |b, out| b.send(out, &fields, &payload));
         }
         self.rest();
-        if second % ACK_S == 0 {
+        if second.is_multiple_of(ACK_S) {
             for n in 0..AWAY_OF as usize - 1 {
                 // The making of the chat is the first.
                 let all = self.receivers[n].sent + 1;
                 self.say(ConnId { slot: n as u32 + 1, generation: 1 }, |b, out| b.ack(out, all));
             }
         }
-        if second % VISIT_S == 0 {
+        if second.is_multiple_of(VISIT_S) {
             self.visit(second);
         }
         self.now.mono_us += SECOND_US;
