@@ -381,7 +381,12 @@ impl Cold {
         while let Some(place) = queue.front().copied() {
             let record = layout::record_bytes(place.len as usize) as u32;
             if length + record > options.batch_max {
-                break;
+                if !places.is_empty() {
+                    break;
+                }
+                // Larger than any batch is now. It stays where it is.
+                queue.pop_front();
+                continue;
             }
             if sources.last().is_none_or(|(id, _)| *id != place.segment) {
                 let cold = self.get(place.segment).map(|segment| segment.view().clone());

@@ -174,7 +174,12 @@ impl Shard {
         for p in 0..self.partitions.len() {
             // Of one that does not serve yet more is known once it does.
             let serving = self.partitions[p].serving;
-            let lost = self.places(p).find_map(|place| checked.lost(place)).filter(|_| serving);
+            let lost = |place: Location| match is_cold {
+                // Behind the end that was found there may be more by now.
+                true => checked.rot.iter().copied().find(|rot| rot.touches(place)),
+                false => checked.lost(place),
+            };
+            let lost = self.places(p).find_map(lost).filter(|_| serving);
             if let Some(rot) = lost {
                 self.note(rot);
                 self.begin_repair(fx, p, Why::Waiting, lost);
