@@ -307,6 +307,8 @@ pub(crate) struct Cold {
     tail: Option<(SegmentId, u32, u64)>,
     next: SegmentId,
     copying: bool,
+    /// Into one that has to be made.
+    making: bool,
 }
 
 impl Cold {
@@ -316,7 +318,7 @@ impl Cold {
             |segment| ColdSegment { segment, end: size_bytes, settled: size_bytes, payloads: None, live_bytes: 0 };
         let list = found.into_iter().map(|(id, segment)| (id, whole(segment))).collect();
         // One that was begun before the start is not gone on with: what a crash left at its end is not looked for.
-        Cold { list, holds: BTreeMap::new(), tail: None, next, copying: false }
+        Cold { list, holds: BTreeMap::new(), tail: None, next, copying: false, making: false }
     }
 
     pub(crate) fn get(&self, id: SegmentId) -> Option<&Segment> {
@@ -411,6 +413,7 @@ impl Cold {
         };
         self.copying = true;
         let generation = self.list.get(&segment).map(|it| it.segment.generation);
+        self.making = generation.is_none();
         Some(Copy { places, sources, segment, size_bytes: options.segment_size, generation, offset, batch })
     }
 
@@ -437,9 +440,14 @@ impl Cold {
 
     /// What was written is not known: the segment is not gone on with, and all of it is looked at when it is erased.
     pub(crate) fn copy_failed(&mut self, size_bytes: u32) {
-        self.copying = false;
-        // Perhaps it is there.
-        self.next = self.next.next();
+        if !std::mem::take(&mut self.copying) {
+            return;
+        }
+        if self.making {
+            // Perhaps it is there. Nothing was written to the one before.
+            self.next = self.next.next();
+            return;
+        }
         if let Some((segment, ..)) = self.tail.take()
             && let Some(it) = self.list.get_mut(&segment)
         {

@@ -98,7 +98,9 @@ impl Shard {
         let before = begun.front().filter(|_| old > 0).map(|(_, segment)| *segment);
         let hot = before.map(|segment| Position { segment, ..position });
         let hot = hot.into_iter().flat_map(|position| self.log.held_before(position));
-        let sources: Vec<SegmentId> = hot.chain(self.log.sparse()).take(limits::EMPTY_SEGMENTS_MAX).collect();
+        // Where there is no space for a cold segment, what is left is for what was accepted; and it goes as its devices come.
+        let most = if self.disk_full { 0 } else { limits::EMPTY_SEGMENTS_MAX };
+        let sources: Vec<SegmentId> = hot.chain(self.log.sparse()).take(most).collect();
         let map = std::mem::take(copied);
         // Nothing may point into them before this checkpoint is there, and others still do.
         for part in map.chunk_by(|(a, _), (b, _)| a.segment == b.segment) {
