@@ -61,6 +61,7 @@ impl Drop for Arriving {
         // It ends with the piece that it reads: nobody listens any more. What it holds of the segments goes with it.
         self.news = mpsc::channel().1;
         if let Some(thread) = self.thread.take() {
+            // Should it have panicked, what it has not read in is read by whoever looks at it.
             let _ = thread.join();
         }
     }

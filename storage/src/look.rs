@@ -164,6 +164,7 @@ impl Look {
     pub fn checkpoint(&self, shard: u16, number: u64) -> (Option<std::time::SystemTime>, io::Result<Vec<u8>>) {
         let path = self.directory(shard).join(format!("{number:010}.ckpt"));
         let made = fs::metadata(&path).and_then(|metadata| metadata.modified()).ok();
+        // One that cannot be opened cannot be read either, and that is told.
         let _ = File::open(&path).map(|file| drop_cache(&file));
         (made, fs::read(&path))
     }
@@ -241,6 +242,7 @@ fn read_all(
 }
 
 fn drop_cache(file: &File) {
+    // Advice: where it is not taken the cache is looked at, which is no worse than what a server sees.
     let _ = rustix::fs::fadvise(file, 0, None, Advice::DontNeed);
 }
 

@@ -94,7 +94,7 @@ impl Shard {
 
     /// Whether it is known of all that is in the log who needs it: only then may any of it go.
     pub(crate) fn may_let_go(&self) -> bool {
-        self.is_whole && self.partitions.iter().all(|partition| partition.repair.is_none())
+        self.is_whole && self.in_repair == 0
     }
 
     /// Something of a partition is lost.
@@ -106,6 +106,7 @@ impl Shard {
         self.trouble.push(Trouble::Repair(repair));
         let partition = &mut self.partitions[p];
         partition.repair = Some(repair);
+        self.in_repair += 1;
         partition.serving = false;
         for inbox in std::mem::take(&mut partition.acks) {
             partition.state.inboxes[inbox.0 as usize].ack_dirty = false;

@@ -104,6 +104,8 @@ pub struct Shard {
     pub(crate) no_space_until_us: u64,
     pub(crate) stopping: bool,
     stopped: bool,
+    /// How many partitions are in repair. Asked in every turn.
+    pub(crate) in_repair: usize,
     /// All that waits is known, for all partitions served or are in repair.
     pub(crate) is_whole: bool,
     told_wake_us: u64,
@@ -178,6 +180,7 @@ impl Shard {
             no_space_until_us: 0,
             stopping: false,
             stopped: false,
+            in_repair: 0,
             is_whole: false,
             told_wake_us: 0,
             config,
@@ -378,9 +381,10 @@ impl Shard {
         assert!(self.log.durable() <= self.log.appended(), "durable ≤ appended");
         let open = self.conns.iter().flatten().count();
         assert_eq!(open, self.connections as usize, "the count of connections is right");
-        let mut pointers = 0;
+        let (mut pointers, mut in_repair) = (0, 0);
         for partition in &self.partitions {
             assert!(partition.repair.is_none() || partition.is_quiet(), "who is in repair takes no part");
+            in_repair += usize::from(partition.repair.is_some());
             for inbox in &partition.state.inboxes {
                 assert!(inbox.floor <= inbox.acked && inbox.acked <= inbox.head(), "floor ≤ acked ≤ head");
                 pointers += inbox.waiting.len();
@@ -394,6 +398,7 @@ impl Shard {
             }
         }
         assert_eq!(pointers, self.pointers, "the count of waiting messages is right");
+        assert_eq!(in_repair, self.in_repair, "the count of partitions in repair is right");
         let places: usize = self.partitions.iter().flat_map(|it| &it.state.chats).map(|chat| chat.outbox.len()).sum();
         assert_eq!(pointers + places, self.log.held() as usize, "what waits is held, and nothing else");
     }

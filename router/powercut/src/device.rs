@@ -7,8 +7,10 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use whimbrel_client::{Config, Event, Session};
+use whimbrel_client::{Config, Content, Delivery, Event, Session};
 use whimbrel_wire::{Code, Decoder, ServerFrame, limits};
+
+use crate::ledger::{Finding, Given, Kind};
 
 const READ_BYTES: usize = 64 << 10;
 
@@ -169,5 +171,39 @@ fn note_refusals(
             refusals.extend(Code::from_u16(error.code()));
         }
         bytes = &bytes[bytes.len() - rest.len()..];
+    }
+}
+
+impl<'a> Given<'a> {
+    pub(crate) fn of(delivery: &'a Delivery) -> Given<'a> {
+        let payload = match &delivery.content {
+            Content::Message(payload) => Some(payload.as_slice()),
+            Content::ChatCreated { .. } | Content::Unknown { .. } => None,
+        };
+        Given { inbox_seq: delivery.inbox_seq, chat: delivery.chat, chat_seq: delivery.chat_seq, payload }
+    }
+}
+
+/// What a device hears that no server may say while it keeps its promises.
+pub(crate) fn unexpected(name: &str, event: &Event) -> Finding {
+    match event {
+        Event::SendFailed { client_seq, refusal, .. } => {
+            Finding::new(Kind::Refused, format!("send {client_seq} of {name}, for good: {refusal}"))
+        }
+        Event::RequestFailed { refusal, .. } => {
+            Finding::new(Kind::Refused, format!("a question of {name} about a chat: {refusal}"))
+        }
+        Event::Refused(refusal) => Finding::new(Kind::Refused, format!("the login of {name}: {refusal}")),
+        Event::GoAway(refusal) => Finding::new(Kind::Ended, format!("the server sends {name} away: {refusal}")),
+        Event::Gap { expected, got } => {
+            Finding::new(Kind::Lost, format!("{name}: place {got} of the inbox came instead of {expected}"))
+        }
+        Event::InboxLost { floor, head } => Finding::new(
+            Kind::Lost,
+            format!("{name} was given {floor} places of its inbox, and the server knows {head}"),
+        ),
+        Event::Welcome(_) | Event::Pong { .. } | Event::Delivered(_) | Event::Sent(_) | Event::Chat { .. } => {
+            unreachable!("that is expected")
+        }
     }
 }

@@ -10,9 +10,9 @@ use std::time::Instant;
 
 use anyhow::Context;
 use rustix::event::{PollFd, PollFlags};
-use whimbrel_client::{ChatKind, Content, Event, Receipt};
+use whimbrel_client::{ChatKind, Event, Receipt};
 
-use crate::device::Device;
+use crate::device::{Device, unexpected};
 use crate::disk::{Damage, Disk};
 use crate::fuse::Machine;
 use crate::ledger::{DeviceId, Finding, Given, Kind, Ledger, MessageId};
@@ -473,20 +473,14 @@ impl Life<'_> {
     }
 
     fn on_event(&mut self, device: DeviceId, event: Event) -> anyhow::Result<()> {
-        let name = self.devices[device].name();
-        let finding = match event {
-            Event::Welcome(_) | Event::Pong { .. } => return Ok(()),
+        match event {
+            Event::Welcome(_) | Event::Pong { .. } => Ok(()),
             Event::Delivered(delivery) => {
-                let payload = match &delivery.content {
-                    Content::Message(payload) => Some(payload.as_slice()),
-                    Content::ChatCreated { .. } | Content::Unknown { .. } => None,
-                };
-                let (inbox_seq, chat, chat_seq) = (delivery.inbox_seq, delivery.chat, delivery.chat_seq);
-                self.ledger.give(device, Given { inbox_seq, chat, chat_seq, payload })?;
-                self.devices[device].session.ack(inbox_seq);
-                return Ok(());
+                self.ledger.give(device, Given::of(&delivery))?;
+                self.devices[device].session.ack(delivery.inbox_seq);
+                Ok(())
             }
-            Event::Sent(receipt) => return Ok(self.on_sent(device, &receipt)?),
+            Event::Sent(receipt) => Ok(self.on_sent(device, &receipt)?),
             Event::Chat { correlation, facts } => {
                 let place = self.devices[device].asked.remove(&correlation).context("an answer to what was asked")?;
                 self.devices[device].knows.insert(place);
@@ -494,25 +488,10 @@ impl Life<'_> {
                     self.chats[place].id = Some(facts.chat);
                     self.tell_members(place);
                 }
-                return Ok(());
+                Ok(())
             }
-            Event::SendFailed { client_seq, refusal, .. } => {
-                Finding::new(Kind::Refused, format!("send {client_seq} of {name}: {refusal}"))
-            }
-            Event::RequestFailed { refusal, .. } => {
-                Finding::new(Kind::Refused, format!("a question of {name} about a chat: {refusal}"))
-            }
-            Event::Refused(refusal) => Finding::new(Kind::Refused, format!("the login of {name}: {refusal}")),
-            Event::GoAway(refusal) => Finding::new(Kind::Ended, format!("the server sends {name} away: {refusal}")),
-            Event::Gap { expected, got } => {
-                Finding::new(Kind::Lost, format!("{name}: place {got} of the inbox came instead of {expected}"))
-            }
-            Event::InboxLost { floor, head } => Finding::new(
-                Kind::Lost,
-                format!("{name} was given {floor} places of its inbox, and the server knows {head}"),
-            ),
-        };
-        Err(finding.into())
+            other => Err(unexpected(&self.devices[device].name(), &other).into()),
+        }
     }
 
     fn on_sent(&mut self, device: DeviceId, receipt: &Receipt) -> Result<(), Finding> {

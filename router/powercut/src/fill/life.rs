@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use rustix::event::{PollFd, PollFlags};
-use whimbrel_client::{ChatKind, Content, Event};
+use whimbrel_client::{ChatKind, Event};
 use whimbrel_wire::Code;
 
 use super::space::{Ballast, Want, free_bytes};
 use crate::cli::last_lines;
-use crate::device::Device;
+use crate::device::{Device, unexpected};
 use crate::ledger::{DeviceId, Finding, Given, Kind, Ledger, MessageId};
 use crate::rng::Rng;
 use crate::server::{PATIENCE, Server, Setting, Started, token, wait};
@@ -518,42 +518,21 @@ impl Life<'_> {
     }
 
     fn on_event(&mut self, device: DeviceId, event: Event) -> anyhow::Result<()> {
-        let name = self.devices[device].name();
-        let finding = match event {
-            Event::Welcome(_) | Event::Pong { .. } => return Ok(()),
+        match event {
+            Event::Welcome(_) | Event::Pong { .. } => Ok(()),
             Event::Delivered(delivery) => {
-                let payload = match &delivery.content {
-                    Content::Message(payload) => Some(payload.as_slice()),
-                    Content::ChatCreated { .. } | Content::Unknown { .. } => None,
-                };
-                let (inbox_seq, chat, chat_seq) = (delivery.inbox_seq, delivery.chat, delivery.chat_seq);
-                self.ledger.give(device, Given { inbox_seq, chat, chat_seq, payload })?;
-                self.devices[device].session.ack(inbox_seq);
-                return Ok(());
+                self.ledger.give(device, Given::of(&delivery))?;
+                self.devices[device].session.ack(delivery.inbox_seq);
+                Ok(())
             }
             Event::Sent(receipt) => {
                 let heard = &mut self.heard[device];
                 (heard.refused, heard.taken) = (0, true);
-                return Ok(self.ledger.acknowledge(device, receipt.client_seq, receipt.chat_seq)?);
+                Ok(self.ledger.acknowledge(device, receipt.client_seq, receipt.chat_seq)?)
             }
-            Event::Chat { correlation, facts } => return self.on_chat(device, correlation, facts.chat),
-            Event::SendFailed { client_seq, refusal, .. } => {
-                Finding::new(Kind::Refused, format!("send {client_seq} of {name}, for good: {refusal}"))
-            }
-            Event::RequestFailed { refusal, .. } => {
-                Finding::new(Kind::Refused, format!("a question of {name} about a chat: {refusal}"))
-            }
-            Event::Refused(refusal) => Finding::new(Kind::Refused, format!("the login of {name}: {refusal}")),
-            Event::GoAway(refusal) => Finding::new(Kind::Ended, format!("the server sends {name} away: {refusal}")),
-            Event::Gap { expected, got } => {
-                Finding::new(Kind::Lost, format!("{name}: place {got} of the inbox came instead of {expected}"))
-            }
-            Event::InboxLost { floor, head } => Finding::new(
-                Kind::Lost,
-                format!("{name} was given {floor} places of its inbox, and the server knows {head}"),
-            ),
-        };
-        Err(finding.into())
+            Event::Chat { correlation, facts } => self.on_chat(device, correlation, facts.chat),
+            other => Err(unexpected(&self.devices[device].name(), &other).into()),
+        }
     }
 
     /// A chat was made, or one of its members asked about it.

@@ -223,7 +223,7 @@ struct Keeper {
     reserve_bytes: u64,
     /// In a row.
     failures: u32,
-    /// Of work on cold segments.
+    /// The same of work on cold segments.
     cold_failures: u32,
 }
 
@@ -242,12 +242,16 @@ impl Keeper {
                 Some(Input::ReadIn { checked })
             }
             Keeping::Cold(work) => Some(match work.run(&mut self.disk) {
-                Ok(done) => Input::ColdDone(Box::new(done)),
+                Ok(done) => {
+                    self.cold_failures = 0;
+                    Input::ColdDone(Box::new(done))
+                }
                 Err(error) => {
                     if self.cold_failures.is_multiple_of(LOGGED) {
                         tracing::error!(
                             %error,
-                            "cannot move what waits out of old segments, or overwrite what is delivered there; it is tried again with the                              next checkpoint. Until then the log grows: make room, or check the disk (dmesg)"
+                            "cannot move what waits out of old segments, or overwrite what is delivered there; it is tried again with the \
+                             next checkpoint. Until then the log grows: make room, or check the disk (dmesg)"
                         );
                     }
                     self.cold_failures += 1;

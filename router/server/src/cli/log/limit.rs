@@ -163,7 +163,7 @@ impl Files {
     fn read(&mut self, direct: bool, time: Duration, goes: Goes<'_>) -> anyhow::Result<Stream> {
         let (what, file) =
             if direct { ("read, O_DIRECT", &self.direct) } else { ("read, cache dropped", &self.buffered) };
-        let _ = rustix::fs::fadvise(file, 0, None, Advice::DontNeed);
+        rustix::fs::fadvise(file, 0, None, Advice::DontNeed).context("drop what is in memory of the file")?;
         let begun = Instant::now();
         let mut at = 0;
         while at < self.bytes && begun.elapsed() < time {
