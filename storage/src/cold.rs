@@ -28,6 +28,8 @@ pub enum ColdWork {
     Copy(Copy),
     /// See [`Erase`].
     Erase(Erase),
+    /// See [`Sort`].
+    Sort(Sort),
 }
 
 /// What became of [`ColdWork`].
@@ -37,6 +39,32 @@ pub enum ColdDone {
     Copied(Copied),
     /// A step of it is done. It goes on with the next one, unless it is done.
     Erased(Erase),
+    /// Both are ascending, and nothing is in one of them twice.
+    Sorted(Sort),
+}
+
+/// Two lists of places that are to be put into order: of many that takes longer than a core may take for it.
+#[derive(Debug, Default)]
+pub struct Sort {
+    /// What waits in segments that are to be emptied.
+    pub found: Vec<Location>,
+    /// What waits in cold ones.
+    pub cold: Vec<Location>,
+}
+
+impl Sort {
+    /// How many places are in both.
+    pub fn places(&self) -> usize {
+        self.found.len() + self.cold.len()
+    }
+
+    /// Puts them into order.
+    pub fn run(&mut self) {
+        for places in [&mut self.found, &mut self.cold] {
+            places.sort_unstable();
+            places.dedup();
+        }
+    }
 }
 
 impl ColdWork {
@@ -45,6 +73,10 @@ impl ColdWork {
         match self {
             ColdWork::Copy(copy) => copy.run(disk).map(ColdDone::Copied),
             ColdWork::Erase(mut erase) => erase.step(disk).map(|()| ColdDone::Erased(erase)),
+            ColdWork::Sort(mut sort) => {
+                sort.run();
+                Ok(ColdDone::Sorted(sort))
+            }
         }
     }
 }

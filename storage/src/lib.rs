@@ -40,7 +40,7 @@ pub use arrive::Arriving;
 pub use checkpoint::{
     BadCheckpoint, CHECKPOINT_MAGIC, Checkpoint, CheckpointWriter, Pieces, Position, verify as verify_checkpoint,
 };
-pub use cold::{ColdDone, ColdWork, Copied, Copy as ColdCopy, Erase as ColdErase};
+pub use cold::{ColdDone, ColdWork, Copied, Copy as ColdCopy, Erase as ColdErase, Sort as ColdSort};
 pub use datadir::{Asked, DATA_FORMAT, DATA_FORMAT_OLDEST, DataDir, DataDirError, Identity, Shape, write_atomic};
 pub use disk::Disk;
 pub use file::FileDisk;

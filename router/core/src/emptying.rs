@@ -14,7 +14,7 @@
 use std::collections::VecDeque;
 
 use whimbrel_storage::{
-    Checked, ColdDone, ColdErase, ColdWork, Location, Log, Loss, Position, Rot, RotReason, SegmentId,
+    Checked, ColdDone, ColdErase, ColdSort, ColdWork, Location, Log, Loss, Position, Rot, RotReason, SegmentId,
 };
 
 use crate::io::{Effect, Effects};
@@ -28,10 +28,8 @@ pub(crate) struct Marks {
     map: Vec<(Location, Location)>,
     /// Segments to be emptied, ascending.
     sources: Vec<SegmentId>,
-    /// What waits in them.
-    found: Vec<Location>,
-    /// What waits in the other cold ones.
-    cold: Vec<Location>,
+    /// What waits in them, and in the other cold ones.
+    places: ColdSort,
     /// How far the cold ones are written with what is in the map, or was in an earlier one.
     ends: Vec<(SegmentId, u32)>,
     /// Behind this one, if it is not cold, nothing is to be done.
@@ -56,11 +54,11 @@ impl Marks {
         }
         if self.sources.binary_search(&place.segment).is_ok() {
             // What is too much stays, and its segment is emptied later.
-            if self.found.len() < limits::EMPTY_PLACES_MAX {
-                self.found.push(*place);
+            if self.places.found.len() < limits::EMPTY_PLACES_MAX {
+                self.places.found.push(*place);
             }
         } else if place.segment.is_cold() {
-            self.cold.push(*place);
+            self.places.cold.push(*place);
         }
     }
 }
@@ -75,6 +73,9 @@ pub(crate) struct Emptying {
     /// Copied: from where to where, ascending.
     copied: Vec<(Location, Location)>,
     erasing: VecDeque<ColdErase>,
+    /// What the last checkpoint noted, until it is sorted, and which segments it was to empty.
+    noted: Option<ColdSort>,
+    sources: Vec<SegmentId>,
     /// Given out and not answered.
     is_working: bool,
     /// Something is to be erased that could not be, or not yet: with the next checkpoint.
@@ -84,15 +85,19 @@ pub(crate) struct Emptying {
 impl Shard {
     /// What the checkpoint that is begun now is to note and change.
     pub(crate) fn begin_marks(&mut self, position: Position, number: u64) -> Marks {
-        let Emptying { begun, queue, copied, is_working, .. } = &mut self.emptying;
+        let Emptying { begun, queue, copied, noted, is_working, .. } = &mut self.emptying;
         let now_us = self.now.mono_us;
         begun.push_back((now_us, position.segment));
         let age_us = self.config.bounds.forget_after_us / limits::FORGET_STEPS * limits::EMPTY_AGE_STEPS;
         let old = begun.partition_point(|(at_us, _)| at_us + age_us <= now_us);
         begun.drain(..old.saturating_sub(1));
-        let is_copied = queue.is_empty() && !*is_working;
-        if !is_copied {
-            return Marks::default();
+        // All that waits is visited once: its list never has to grow, which would copy it in one turn.
+        let held = self.log.held() as usize;
+        let places =
+            ColdSort { found: Vec::with_capacity(held.min(limits::EMPTY_PLACES_MAX)), cold: Vec::with_capacity(held) };
+        let is_idle = queue.is_empty() && noted.is_none() && !*is_working;
+        if !is_idle {
+            return Marks { places, ..Marks::default() };
         }
         // Sealed for so long that most of what was on its way is there.
         let before = begun.front().filter(|_| old > 0).map(|(_, segment)| *segment);
@@ -109,19 +114,28 @@ impl Shard {
         let hot = |id: &SegmentId| !id.is_cold();
         let of_map = map.iter().map(|(from, _)| from.segment).rfind(hot);
         let last_hot = sources.iter().copied().rfind(hot).max(of_map).unwrap_or(SegmentId(0));
-        Marks { map, sources, found: Vec::new(), cold: Vec::new(), ends: self.log.cold_ends(), last_hot }
+        Marks { map, sources, places, ends: self.log.cold_ends(), last_hot }
     }
 
     /// The checkpoint has seen all that waits.
-    pub(crate) fn end_marks(&mut self, fx: &mut Effects, mut marks: Marks) {
+    pub(crate) fn end_marks(&mut self, fx: &mut Effects, marks: Marks) {
         self.log.settle(&marks.ends);
-        sort(&mut marks.found);
-        sort(&mut marks.cold);
-        if !marks.found.is_empty() {
-            self.emptying.queue = marks.found.into();
+        self.emptying.noted = Some(marks.places);
+        // Those of an earlier checkpoint that are being sorted now are theirs still: this one then has none.
+        if !self.emptying.is_working {
+            self.emptying.sources = marks.sources;
         }
-        let ids: Vec<SegmentId> =
-            self.log.cold_segments().filter(|id| marks.sources.binary_search(id).is_err()).collect();
+        self.work_on_cold(fx);
+    }
+
+    /// What was noted is in order: what of it is copied and what else is erased.
+    fn on_sorted(&mut self, ColdSort { found, cold }: ColdSort) {
+        let sources = std::mem::take(&mut self.emptying.sources);
+        if !found.is_empty() {
+            self.emptying.copied.reserve(found.len());
+            self.emptying.queue = found.into();
+        }
+        let ids: Vec<SegmentId> = self.log.cold_segments().filter(|id| sources.binary_search(id).is_err()).collect();
         self.emptying.put_off = false;
         for id in ids {
             if self.log.is_emptied(id) {
@@ -131,12 +145,11 @@ impl Shard {
             }
             // What is known now is more than what was when an erasing was planned that is not done.
             self.emptying.erasing.retain(|erase| erase.segment() != id);
-            let from = marks.cold.partition_point(|place| place.segment < id);
-            let to = marks.cold.partition_point(|place| place.segment <= id);
-            let keep = marks.cold[from..to].iter().map(|place| (place.offset, place.len)).collect();
+            let from = cold.partition_point(|place| place.segment < id);
+            let to = cold.partition_point(|place| place.segment <= id);
+            let keep = cold[from..to].iter().map(|place| (place.offset, place.len)).collect();
             self.emptying.erasing.extend(self.log.plan_erase(id, keep));
         }
-        self.work_on_cold(fx);
     }
 
     /// The checkpoint is given up. What points to copies already goes on doing so.
@@ -159,8 +172,17 @@ impl Shard {
         if self.emptying.is_working || self.stopping || !self.may_let_go() {
             return;
         }
-        let copy = self.log.plan_copy(&mut self.emptying.queue).map(ColdWork::Copy);
-        let work = copy.or_else(|| self.emptying.erasing.pop_front().map(ColdWork::Erase));
+        // What is left to be copied was noted by the checkpoint before.
+        let mut sort = if self.emptying.queue.is_empty() { self.emptying.noted.take() } else { None };
+        if let Some(mut few) = sort.take_if(|sort| sort.places() as u64 <= self.config.bounds.image_places) {
+            few.run();
+            self.on_sorted(few);
+        }
+        let copy = |log: &mut Log, queue: &mut VecDeque<Location>| log.plan_copy(queue).map(ColdWork::Copy);
+        let work = sort
+            .map(ColdWork::Sort)
+            .or_else(|| copy(&mut self.log, &mut self.emptying.queue))
+            .or_else(|| self.emptying.erasing.pop_front().map(ColdWork::Erase));
         if let Some(work) = work {
             self.emptying.is_working = true;
             fx.list.push(Effect::Cold(work));
@@ -186,6 +208,7 @@ impl Shard {
                 self.log.erased(&erase);
             }
             ColdDone::Erased(erase) => self.emptying.erasing.push_back(erase),
+            ColdDone::Sorted(sort) => self.on_sorted(sort),
         }
         self.work_on_cold(fx);
     }
@@ -207,9 +230,4 @@ impl Shard {
         self.log.copy_failed();
         self.counters.moves_failed += 1;
     }
-}
-
-fn sort(places: &mut Vec<Location>) {
-    places.sort_unstable();
-    places.dedup();
 }

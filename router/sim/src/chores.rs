@@ -209,6 +209,7 @@ fn cold(work: ColdWork, disk: &mut SimDisk, b: &mut Bottom) -> Input<'static> {
             match &done {
                 ColdDone::Copied(copied) => b.stats.moved += copied.moved.len() as u64,
                 ColdDone::Erased(_) => b.stats.erased += 1,
+                ColdDone::Sorted(_) => b.stats.sorted += 1,
             }
             Input::ColdDone(Box::new(done))
         }

@@ -91,6 +91,8 @@ stats! {
     moved,
     /// Steps of erasing what is dead in them.
     erased,
+    /// Lists of what waits that were sorted off the core.
+    sorted,
     /// Work on them that failed.
     moves_failed,
     /// Segments that were read to see whether they are as they were written.

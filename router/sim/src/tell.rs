@@ -48,6 +48,7 @@ impl Display for Told<'_> {
             Input::ColdDone(done) => match &**done {
                 ColdDone::Copied(copied) => write!(f, "{} places copied", copied.moved.len()),
                 ColdDone::Erased(erase) => write!(f, "{:?} erased, done: {}", erase.segment(), erase.is_done()),
+                ColdDone::Sorted(sort) => write!(f, "{} places sorted", sort.places()),
             },
             Input::ColdFailed => f.write_str("cold work failed"),
             Input::ReadIn { checked } => write!(f, "read in {:?}, {} rotten", checked.segment, checked.rot.len()),
@@ -92,6 +93,7 @@ impl Display for Wanted<'_> {
             }
             Effect::Cold(ColdWork::Copy(copy)) => write!(f, "copy {} places", copy.places()),
             Effect::Cold(ColdWork::Erase(erase)) => write!(f, "erase {:?}", erase.segment()),
+            Effect::Cold(ColdWork::Sort(sort)) => write!(f, "sort {} places", sort.places()),
             Effect::ReadIn { is, .. } => write!(f, "read in {:?}", is.id),
             Effect::Scrub { is, .. } => write!(f, "scrub {:?}", is.id),
             Effect::Tell(trouble) => write!(f, "tell {trouble:?}"),
