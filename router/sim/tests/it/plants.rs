@@ -49,7 +49,7 @@ fn a_socket_that_repeats_swaps_drops_or_raises_is_caught() {
     caught(Plant::SocketRepeats, 5);
     caught(Plant::SocketSwaps, 5);
     caught(Plant::SocketDrops, 5);
-    caught(Plant::AckDrops, 56);
+    caught(Plant::AckDrops, 260);
     caught(Plant::AckJumps, 14);
 }
 
