@@ -19,7 +19,7 @@ use crate::metrics::Metrics;
 use crate::process::{Server, Start, find_whimbrel};
 use crate::report::Report;
 use crate::ring::Waits;
-use crate::run::{LOAD_CPU, OTHER_DESCRIPTORS, Options, Target, describe, stop};
+use crate::run::{LOAD_CPU, OTHER_DESCRIPTORS, Options, SERVER_CPU, Target, describe, stop};
 use crate::scenario::Scenario;
 use crate::stats::{Times, median};
 use crate::token::Minter;
@@ -86,7 +86,10 @@ fn measure(scenario: &Scenario, whimbrel: &Path, scratch: &Path) -> anyhow::Resu
         let latencies = load.take_latencies();
         let writes = Writes::read(&data)?.since(before);
         let seconds = sample.wall_ns as f64 / 1e9 + WARM_UP.as_secs_f64();
+        // From the core that the log is written from: it may be further from the disk's interrupts than another.
+        crate::process::pin(SERVER_CPU)?;
         let paced = probe.paced(writes.blocks(), writes.count / seconds, length.length)?;
+        crate::process::pin(LOAD_CPU)?;
         let p99 = |times: &Times| times.percentiles().map(|it| it.p99).context("nothing was timed");
         let (ack, flush) = (p99(&latencies.ack)?, p99(&paced)?);
         eprintln!(

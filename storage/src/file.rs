@@ -14,7 +14,7 @@ use crate::scrub::{FileSource, SegmentIs};
 use crate::{Arriving, Disk, Position, SegmentId, end, mapping};
 
 /// Zeros are written in pieces of this size.
-const ZEROS_BYTES: usize = 256 << 10;
+pub const ZEROS_BYTES: usize = 64 << 10;
 
 /// Files of checkpoints: the two that are kept, and one that is being written.
 const CHECKPOINT_FILES: usize = 3;
@@ -61,15 +61,16 @@ impl FileDisk {
         Ok(disk)
     }
 
-    /// Makes a segment: see [`Disk::create`].
-    pub fn create_segment(&self, id: SegmentId, size_bytes: u32) -> io::Result<Bytes> {
+    /// Makes a segment: see [`Disk::create`]. `pause` is called after each piece of [`ZEROS_BYTES`] that was given to the
+    /// disk: where the writes of a log beside it shall not wait for all of them it sleeps.
+    pub fn create_segment(&self, id: SegmentId, size_bytes: u32, pause: impl FnMut()) -> io::Result<Bytes> {
         let path = self.path(id);
         let tmp = path.with_extension("tmp");
         // A segment that is there is never replaced, whatever asked for it.
         if path.exists() {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{} exists", path.display())));
         }
-        let made = self.fill(&tmp, id, size_bytes).and_then(|()| fs::rename(&tmp, &path));
+        let made = self.fill(&tmp, id, size_bytes, pause).and_then(|()| fs::rename(&tmp, &path));
         if let Err(error) = made {
             // What was allocated is given back, or a full disk would stay so.
             let _ = fs::remove_file(&tmp);
@@ -81,8 +82,15 @@ impl FileDisk {
         })
     }
 
-    /// Makes a segment of another one's file: see [`Disk::recycle`].
-    pub fn recycle_segment(&self, old: SegmentId, used: u32, id: SegmentId, size_bytes: u32) -> io::Result<Bytes> {
+    /// Makes a segment of another one's file: see [`Disk::recycle`], and [`FileDisk::create_segment`] about `pause`.
+    pub fn recycle_segment(
+        &self,
+        old: SegmentId,
+        used: u32,
+        id: SegmentId,
+        size_bytes: u32,
+        pause: impl FnMut(),
+    ) -> io::Result<Bytes> {
         let path = self.path(id);
         let tmp = path.with_extension("tmp");
         if path.exists() {
@@ -91,7 +99,7 @@ impl FileDisk {
         // Its old name goes first: a crash leaves a file that the next start removes.
         fs::rename(self.path(old), &tmp)?;
         let made = sync_directory(&self.directory)
-            .and_then(|()| self.overwrite(&tmp, used, id, size_bytes))
+            .and_then(|()| self.overwrite(&tmp, used, id, size_bytes, pause))
             .and_then(|()| fs::rename(&tmp, &path));
         if let Err(error) = made {
             // What cannot be removed now is at the next start.
@@ -215,26 +223,37 @@ impl FileDisk {
 
     /// Zeros are really written: blocks that are only reserved would be turned into written ones at the first write of each,
     /// with a journal commit in every flush, and a sparse file would answer a full disk with SIGBUS.
-    fn fill(&self, tmp: &Path, id: SegmentId, size_bytes: u32) -> io::Result<()> {
+    fn fill(&self, tmp: &Path, id: SegmentId, size_bytes: u32, pause: impl FnMut()) -> io::Result<()> {
         let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(tmp)?;
         match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, u64::from(size_bytes)) {
             Ok(()) | Err(Errno::OPNOTSUPP) => {}
             Err(error) => return Err(error.into()),
         }
-        self.fill_with_zeros(file, size_bytes, id, size_bytes)
+        self.fill_with_zeros(&file, size_bytes, id, size_bytes, pause)
     }
 
     /// The blocks are there and in the page cache already, which makes it several times cheaper than a new file.
-    fn overwrite(&self, tmp: &Path, used: u32, id: SegmentId, size_bytes: u32) -> io::Result<()> {
+    fn overwrite(&self, tmp: &Path, used: u32, id: SegmentId, size_bytes: u32, pause: impl FnMut()) -> io::Result<()> {
         let file = OpenOptions::new().write(true).open(tmp)?;
         if file.metadata()?.len() != u64::from(size_bytes) {
             return Err(io::Error::other(format!("{} has another size than a segment", tmp.display())));
         }
-        self.fill_with_zeros(file, used.min(size_bytes), id, size_bytes)
+        self.fill_with_zeros(&file, used.min(size_bytes), id, size_bytes, pause)
     }
 
-    fn fill_with_zeros(&self, file: File, zeros_bytes: u32, id: SegmentId, size_bytes: u32) -> io::Result<()> {
-        write_zeros(&file, u64::from(zeros_bytes))?;
+    fn fill_with_zeros(
+        &self,
+        file: &File,
+        zeros_bytes: u32,
+        id: SegmentId,
+        size_bytes: u32,
+        mut pause: impl FnMut(),
+    ) -> io::Result<()> {
+        write_zeros(file, u64::from(zeros_bytes), |from, len| {
+            mapping::begin_write_back(file, from, len)?;
+            pause();
+            Ok(())
+        })?;
         let generation = random()?;
         let header = SegmentHeader { shard: self.shard, id, size_bytes, generation };
         file.write_all_at(&header.encode(), 0)?;
@@ -256,11 +275,11 @@ impl Disk for FileDisk {
     }
 
     fn create(&mut self, id: SegmentId, size_bytes: u32) -> io::Result<Bytes> {
-        self.create_segment(id, size_bytes)
+        self.create_segment(id, size_bytes, || ())
     }
 
     fn recycle(&mut self, old: SegmentId, used: u32, id: SegmentId, size_bytes: u32) -> io::Result<Bytes> {
-        self.recycle_segment(old, used, id, size_bytes)
+        self.recycle_segment(old, used, id, size_bytes, || ())
     }
 
     fn remove(&mut self, id: SegmentId) -> io::Result<()> {
@@ -319,7 +338,7 @@ fn allocate(path: &Path, size_bytes: u64) -> io::Result<()> {
         Ok(()) => Ok(()),
         Err(Errno::OPNOTSUPP) => {
             let there = file.seek(SeekFrom::End(0))?;
-            write_zeros(&file, size_bytes.saturating_sub(there))
+            write_zeros(&file, size_bytes.saturating_sub(there), |_, _| Ok(()))
         }
         Err(error) => Err(error.into()),
     }
@@ -329,16 +348,23 @@ fn allocate(path: &Path, size_bytes: u64) -> io::Result<()> {
 /// then it has no bytes of the disk kept any more.
 fn end_file(mut file: &File) -> io::Result<()> {
     let (end, length) = (file.stream_position()?, file.metadata()?.len());
-    if length > 4 * end + ZEROS_BYTES as u64 { file.set_len(end) } else { write_zeros(file, length - end) }
+    if length > 4 * end + ZEROS_BYTES as u64 {
+        file.set_len(end)
+    } else {
+        write_zeros(file, length - end, |_, _| Ok(()))
+    }
 }
 
-fn write_zeros(mut file: &File, size_bytes: u64) -> io::Result<()> {
+/// Writes zeros from where the file stands on, and calls `after` with where each piece of them begins, counted from there, and its
+/// length.
+fn write_zeros(mut file: &File, size_bytes: u64, mut after: impl FnMut(u64, u64) -> io::Result<()>) -> io::Result<()> {
     let zeros = vec![0; ZEROS_BYTES];
-    let mut left = size_bytes;
-    while left > 0 {
-        let piece = left.min(ZEROS_BYTES as u64);
+    let mut done = 0;
+    while done < size_bytes {
+        let piece = (size_bytes - done).min(ZEROS_BYTES as u64);
         file.write_all(&zeros[..piece as usize])?;
-        left -= piece;
+        after(done, piece)?;
+        done += piece;
     }
     Ok(())
 }

@@ -43,7 +43,7 @@ pub use checkpoint::{
 pub use cold::{ColdDone, ColdWork, Copied, Copy as ColdCopy, Erase as ColdErase, Sort as ColdSort};
 pub use datadir::{Asked, DATA_FORMAT, DATA_FORMAT_OLDEST, DataDir, DataDirError, Identity, Shape, write_atomic};
 pub use disk::Disk;
-pub use file::FileDisk;
+pub use file::{FileDisk, ZEROS_BYTES};
 pub use finding::{Finding, Place, Reason, Severity};
 pub use layout::{BATCH_HEADER_BYTES, FORMAT_VERSION, RECORD_HEADER_BYTES, record_bytes};
 pub use location::{Location, Mark, RecordHeader, RecordKind, SegmentId, WriteId};

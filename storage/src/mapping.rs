@@ -1,9 +1,10 @@
-//! Read-only mappings of segment files.
+//! Read-only mappings of segment files, and when the kernel writes their pages.
 
 #![allow(unsafe_code)]
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 
 use bytes::Bytes;
 use memmap2::{Advice, Mmap, MmapOptions, UncheckedAdvice};
@@ -76,5 +77,29 @@ fn read_in_piece(mapping: &Bytes) -> io::Result<()> {
             Ok(())
         }
         other => other.map_err(Into::into),
+    }
+}
+
+/// Has a range of a file that was written through the cache written to the disk now, and waits until it is there, perhaps in the
+/// disk's own cache: nothing is durable by it. Left to itself the kernel writes all of it at the flush that comes at the end, and
+/// every other flush of the disk waits for that.
+pub(crate) fn begin_write_back(file: &File, from: u64, len: u64) -> io::Result<()> {
+    let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    // SAFETY: a call with the number of an open file and three numbers; it touches no memory of this process.
+    let result = unsafe { libc::sync_file_range(file.as_raw_fd(), from as i64, len as i64, flags) };
+    match result {
+        0 => Ok(()),
+        _ => match io::Error::last_os_error() {
+            // A file system that does not know it: the flush at the end does it all.
+            error
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::ENOSYS | libc::EOPNOTSUPP | libc::ESPIPE | libc::EINVAL)
+                ) =>
+            {
+                Ok(())
+            }
+            error => Err(error),
+        },
     }
 }

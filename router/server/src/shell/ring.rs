@@ -335,6 +335,12 @@ impl Ring {
         self.push(entry.user_data(Tag::Log.with(0)));
     }
 
+    /// Whether a write of the log is in flight.
+    #[inline]
+    pub(super) fn is_writing_log(&self) -> bool {
+        self.log.is_some()
+    }
+
     /// Tells by [`Completion::Woken`] when the time `at_us` has come, or earlier. Both times are of the same clock.
     pub(super) fn alarm(&mut self, now_us: u64, at_us: u64) {
         if self.alarm_us.is_some_and(|armed| armed <= at_us) {

@@ -6,15 +6,18 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use whimbrel_core::Input;
 use whimbrel_core::ids::ShardId;
 use whimbrel_storage::{
-    CHECKPOINT_MAGIC, ColdWork, FileDisk, Memory, Position, Retired, SegmentId, SegmentIs, check_segment, read_in,
+    CHECKPOINT_MAGIC, ColdWork, FileDisk, Memory, Position, Retired, SegmentId, SegmentIs, ZEROS_BYTES, check_segment,
+    read_in,
 };
 
 use super::scrub::{self, Scrubbing};
@@ -22,6 +25,13 @@ use super::sleep::Waker;
 
 /// One in so many failures in a row is logged.
 const LOGGED: u32 = 60;
+
+/// How long the thread that makes segments sleeps at most after a piece of one. Written at once the zeros of a segment keep the disk
+/// busy for 50 ms, in which no batch of the log gets there.
+const PIECE_PAUSE_MAX: Duration = Duration::from_millis(4);
+
+/// A segment is made within this part of the time that the log took for the last one: three quarters.
+const MAKING: (u32, u32) = (3, 4);
 
 /// How long after a failure it is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -47,11 +57,47 @@ enum Keeping {
     Cold(ColdWork),
 }
 
+/// How fast segments are made: no faster than the log needs them.
+struct Pacing {
+    /// The newest segment that the log has begun to write.
+    begun: Arc<AtomicU32>,
+    /// After each piece.
+    pause: Duration,
+    /// When one was asked for last.
+    asked: Option<Instant>,
+}
+
+impl Pacing {
+    /// One is asked for.
+    fn asked(&mut self, size_bytes: u32) {
+        let now = Instant::now();
+        let lasted = self.asked.replace(now).map_or(Duration::ZERO, |asked| now - asked);
+        self.pause = pause(lasted, size_bytes);
+    }
+
+    /// After a piece of a segment.
+    fn rest(&self, segment: SegmentId) {
+        // The log is in the last one that stands ahead of this: now it counts.
+        if self.begun.load(Ordering::Relaxed) + 1 < segment.0 {
+            thread::sleep(self.pause);
+        }
+    }
+}
+
+/// After each piece of a segment, if the one before it was asked for so long ago.
+fn pause(lasted: Duration, size_bytes: u32) -> Duration {
+    let (part, of) = MAKING;
+    let pieces = size_bytes.div_ceil(ZEROS_BYTES as u32).max(1);
+    (lasted * part / of / pieces).min(PIECE_PAUSE_MAX)
+}
+
 /// See the [module](self).
 pub(super) struct Segments {
     disk: FileDisk,
     current: Option<(SegmentId, Rc<File>)>,
     making: Sender<Making>,
+    /// See [`Pacing`].
+    begun: Arc<AtomicU32>,
     keeping: Sender<Keeping>,
     scrubbing: Sender<Scrubbing>,
     done: Receiver<Done>,
@@ -65,10 +111,15 @@ impl Segments {
         let (making, jobs) = mpsc::channel();
         let (results, done) = mpsc::channel();
         let (worker, wake, tell) = (disk.clone(), waker.clone(), results.clone());
+        let begun = Arc::new(AtomicU32::new(0));
+        let mut pacing = Pacing { begun: Arc::clone(&begun), pause: Duration::ZERO, asked: None };
         thread::Builder::new().name(format!("segments-{shard}")).spawn(move || {
             let mut failures = 0;
             for job in jobs {
-                let Some(result) = make(&worker, job, size_bytes, &mut failures) else { continue };
+                if matches!(job, Making::Prepare(..)) {
+                    pacing.asked(size_bytes);
+                }
+                let Some(result) = make(&worker, job, size_bytes, &pacing, &mut failures) else { continue };
                 // The shard is gone: then so is this thread.
                 if tell.send(result).is_err() {
                     return;
@@ -97,7 +148,7 @@ impl Segments {
                 waker.wake();
             }
         })?;
-        Ok(Segments { disk, current: None, making, keeping, scrubbing, done, outstanding: 0 })
+        Ok(Segments { disk, current: None, making, begun, keeping, scrubbing, done, outstanding: 0 })
     }
 
     /// Has a segment made.
@@ -163,11 +214,12 @@ impl Segments {
         }
         let file = Rc::new(self.disk.file(segment)?);
         self.current = Some((segment, file.clone()));
+        self.begun.store(segment.0, Ordering::Relaxed);
         Ok((file, true))
     }
 }
 
-fn make(disk: &FileDisk, job: Making, size_bytes: u32, failures: &mut u32) -> Option<Done> {
+fn make(disk: &FileDisk, job: Making, size_bytes: u32, pacing: &Pacing, failures: &mut u32) -> Option<Done> {
     let (segment, reuse) = match job {
         Making::Prepare(segment, reuse) => (segment, reuse),
         Making::Remove(Retired { id, mapping, .. }) => {
@@ -183,13 +235,14 @@ fn make(disk: &FileDisk, job: Making, size_bytes: u32, failures: &mut u32) -> Op
     if *failures > 0 {
         thread::sleep(RETRY);
     }
+    let pause = || pacing.rest(segment);
     let made = match reuse {
         Some(Retired { id: old, mapping, used }) => {
             // Before its bytes change.
             drop(mapping);
-            disk.recycle_segment(old, used, segment, size_bytes)
+            disk.recycle_segment(old, used, segment, size_bytes, pause)
         }
-        None => disk.create_segment(segment, size_bytes),
+        None => disk.create_segment(segment, size_bytes, pause),
     };
     Some(match made {
         Ok(mapping) => {
@@ -310,5 +363,32 @@ impl Keeper {
             self.reserve();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_segment_is_made_within_the_time_that_the_log_takes_for_one() {
+        let (size, pieces) = (64 << 20, 1024);
+        assert_eq!(pause(Duration::ZERO, size), Duration::ZERO, "the first ones are wanted at once");
+        let paused = pause(Duration::from_secs(2), size) * pieces;
+        assert!(paused <= Duration::from_millis(1500) && paused > Duration::from_millis(1400), "{paused:?}");
+        assert_eq!(pause(Duration::from_secs(3600), size), PIECE_PAUSE_MAX);
+        assert!(pause(Duration::from_secs(1), 1) <= PIECE_PAUSE_MAX, "one that is smaller than a piece");
+    }
+
+    #[test]
+    fn nobody_rests_when_the_log_is_in_the_last_segment_ahead() {
+        let pacing = Pacing {
+            begun: Arc::new(AtomicU32::new(7)),
+            // Longer than any test: if it were slept, that would be seen.
+            pause: Duration::from_secs(1_000_000),
+            asked: None,
+        };
+        pacing.rest(SegmentId(8));
+        pacing.rest(SegmentId(7));
     }
 }

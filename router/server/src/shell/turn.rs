@@ -35,6 +35,9 @@ const COMPLETIONS_MAX: usize = 4096;
 /// tenth of the CPU); glommio's other tasks wait as long.
 const SHORT_WAIT: Duration = Duration::from_micros(300);
 
+/// How long a busy shard keeps its core while a write of the log is in flight.
+const YIELD_US: u64 = 100;
+
 /// How often a lane that was full is looked at.
 const STUCK_US: u64 = 1_000;
 
@@ -117,6 +120,8 @@ pub(super) struct Shell {
     clock: Clock,
     stats: Stats,
     wake_at_us: Option<u64>,
+    /// When it slept last, or let others have the core.
+    yielded_us: u64,
     /// Log writes that failed before they were begun.
     failed_writes: Vec<WriteId>,
     /// Connections on their way to another shard, by slot.
@@ -152,6 +157,7 @@ impl Shell {
             stats,
             // A shard may want to be called before anything happens to it.
             wake_at_us: Some(0),
+            yielded_us: 0,
             failed_writes: Vec::new(),
             leaving: HashMap::new(),
             coming: HashMap::new(),
@@ -549,10 +555,17 @@ impl Shell {
             || until_us.is_some_and(|until_us| until_us <= now_us);
         if busy || !self.lanes.fall_asleep() {
             self.ring.enter(Wait::No)?;
+            // A busy shard keeps its core until the scheduler's next tick, some milliseconds, and the worker that writes the log
+            // has its turn there as well: once to write, once to flush, once to tell.
+            if self.ring.is_writing_log() && now_us >= self.yielded_us + YIELD_US {
+                self.yielded_us = now_us;
+                std::thread::yield_now();
+            }
         } else {
             self.stats.turns.ended(now_us);
             self.sleep(now_us, until_us).await?;
             self.lanes.wake_up();
+            self.yielded_us = self.clock.now().mono_us;
         }
         glommio::executor().yield_if_needed().await;
         Ok(())
