@@ -35,6 +35,7 @@ mod scrub;
 mod segments;
 mod staging;
 mod verify;
+mod walk;
 
 pub use arrive::Arriving;
 pub use checkpoint::{
@@ -52,7 +53,7 @@ pub use look::{Look, LookError, SegmentFile, ShardFiles};
 pub use mapping::read_in;
 pub use open_error::OpenError;
 pub use partitions::PartitionFound;
-pub use recover::{Recovered, Rotten, Truncated};
+pub use recover::{Recovered, Replay, Rotten, Truncated};
 pub use rot::{Loss, Rot, RotReason};
 pub use scrub::{Checked, FileSource, Memory, SegmentIs, Source, check_segment};
 pub use segments::Retired;

@@ -11,7 +11,7 @@ use crate::checkpoint::{Checkpoint, CheckpointWriter, Position};
 use crate::cold::{Cold, Copied, Copy, Erase};
 use crate::layout::{self, BATCH_HEADER_BYTES, FIRST_BATCH_OFFSET, RECORD_HEADER_BYTES, SegmentHeader};
 use crate::limits;
-use crate::recover::{self, Recovered};
+use crate::recover::{self, Recovered, Replay, Tail};
 use crate::scrub::SegmentIs;
 use crate::segments::{Retired, Segment, Segments};
 use crate::staging::{Batch, Place, Pool, Staged};
@@ -165,17 +165,29 @@ impl Log {
         on_piece: &mut dyn FnMut(&[u8]),
         on_record: &mut dyn FnMut(&RecordHeader, Location, Bytes),
     ) -> Result<(Log, Recovered), OpenError> {
+        let (mut log, mut replay) = Log::begin(options, disk, on_piece)?;
+        while replay.step(on_record) {}
+        let recovered = replay.end(disk, &mut log)?;
+        Ok((log, recovered))
+    }
+
+    /// Begins what [`Log::open_with`] does all of: for who is given the records and wants to hold places of the log meanwhile. The
+    /// log takes nothing before [`Replay::end`].
+    pub fn begin(
+        options: LogOptions,
+        disk: &mut dyn Disk,
+        on_piece: &mut dyn FnMut(&[u8]),
+    ) -> Result<(Log, Replay), OpenError> {
         options.check().map_err(OpenError::Options)?;
         let start = recover::newest_checkpoint(&options, disk, on_piece)?;
-        let found = recover::recover(&options, disk, &start, on_record)?;
-        start.set_aside(disk)?;
-        disk.remove_end().map_err(|source| OpenError::End { source })?;
-        let cold = Cold::new(found.cold, options.segment_size);
-        let mut segments = Segments::new(found.segments.first().map_or(SegmentId::FIRST, |(id, _)| *id), cold);
-        for (id, segment) in found.segments {
+        let (kept, newest, next_checkpoint) = (start.kept, start.newest(), start.next);
+        let begun = recover::begin(&options, disk, start)?;
+        let cold = Cold::new(begun.cold, options.segment_size);
+        let mut segments = Segments::new(begun.segments.first().map_or(SegmentId::FIRST, |(id, _)| *id), cold);
+        for (id, segment) in begun.segments {
             segments.push(id, segment);
         }
-        if let Some(newest) = start.newest() {
+        if let Some(newest) = newest {
             // Perhaps what waited in some of them was moved, and only the newest checkpoint has it so: should it be lost, the
             // older one needs them.
             segments.emptied_before(newest);
@@ -188,26 +200,26 @@ impl Log {
             staged_bytes: 0,
             gathering: false,
             in_flight: None,
-            poisoned: false,
-            next_batch: found.next_batch,
-            tail_segment: found.tail_segment,
-            tail_offset: found.tail_offset,
+            // Until it is known where it goes on.
+            poisoned: true,
+            next_batch: 0,
+            tail_segment: SegmentId::FIRST,
+            tail_offset: 0,
             appended: 0,
             durable: 0,
             written_bytes: 0,
             filled_bytes: 0,
-            kept: start.kept,
-            next_checkpoint: start.next,
+            kept,
+            next_checkpoint,
             options,
         };
-        Ok((
-            log,
-            Recovered {
-                checkpoint: start.newest().map(|it| it.number),
-                checkpoints_damaged: start.damaged.len() as u32,
-                ..found.report
-            },
-        ))
+        Ok((log, begun.replay))
+    }
+
+    /// The next batch goes here.
+    pub(crate) fn goes_on(&mut self, at: Tail) {
+        (self.next_batch, self.tail_segment, self.tail_offset) = (at.batch, at.segment, at.offset);
+        self.poisoned = false;
     }
 
     /// Copies a record into the batch that gathers. It can be read at once; it is durable when [`Log::written`] gives a mark
@@ -315,6 +327,16 @@ impl Log {
     pub fn failed(&mut self, id: WriteId) {
         assert_eq!(self.in_flight.take(), Some(id), "only the write in flight can fail");
         self.poisoned = true;
+    }
+
+    /// The last segment that is there, spare ones too.
+    pub fn last_segment(&self) -> SegmentId {
+        SegmentId(self.segments.next().0 - 1)
+    }
+
+    /// The last segment, cold ones apart, that a place of state points into.
+    pub fn newest_held(&self) -> Option<SegmentId> {
+        self.segments.newest_held()
     }
 
     /// Everything that was appended.
