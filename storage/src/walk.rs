@@ -1,7 +1,7 @@
 //! The walk through the batches of a log that is opened, from the newest checkpoint's position on, and the judgement of what lies
 //! behind the last of them: see [`crate::recover`].
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -42,13 +42,24 @@ pub(crate) struct Walk {
     last: Option<(At, u32)>,
     records: u64,
     rot: Vec<Rotten>,
+    /// From this place on, in all segments behind the headers', a look for batches found zeros.
+    zeros_from: Cell<(usize, u32)>,
 }
 
 impl Walk {
     /// Begins in the first of these segments.
     pub(crate) fn new(segments: Views, arriving: Arriving, offset: u32, next_batch: u64) -> Walk {
         let at = At { segment: 0, offset };
-        Walk { segments, arriving: RefCell::new(arriving), at, next_batch, last: None, records: 0, rot: Vec::new() }
+        Walk {
+            segments,
+            arriving: RefCell::new(arriving),
+            at,
+            next_batch,
+            last: None,
+            records: 0,
+            rot: Vec::new(),
+            zeros_from: Cell::new((usize::MAX, 0)),
+        }
     }
 
     /// Accepts the next batch, if what is there is what belongs there, and gives out its records.
@@ -113,15 +124,25 @@ impl Walk {
     /// The next valid batch from a place on, with at least this number. None was ever written at its place but that one.
     fn find(&self, from: At, number: u64) -> Option<(At, BatchHeader)> {
         let first = FIRST_BATCH_OFFSET;
-        (from.segment..self.segments.len()).find_map(|index| {
+        let mut all_zeros = true;
+        let found = (from.segment..self.segments.len()).find_map(|index| {
             let (mapping, segment) = &self.segments[index];
             let start = if index == from.segment { from.offset } else { first };
             (start..segment.size_bytes).step_by(PAGE_BYTES as usize).find_map(|offset| {
-                self.wait(index, offset as usize + BATCH_HEADER_BYTES as usize);
-                let header = belonging(segment, &mapping[offset as usize..], offset)?;
+                let rest = &mapping[offset as usize..];
+                self.wait(index, (offset + PAGE_BYTES) as usize);
+                if layout::is_zero(&rest[..PAGE_BYTES as usize]) {
+                    return None;
+                }
+                all_zeros = false;
+                let header = belonging(segment, rest, offset)?;
                 (header.number >= number).then_some((At { segment: index, offset }, header))
             })
-        })
+        });
+        if all_zeros {
+            self.zeros_from.set((from.segment, from.offset));
+        }
+        found
     }
 
     /// Goes on at the next valid batch, if there is one. What is lost until there is rot.
@@ -260,6 +281,9 @@ impl Walk {
 
     /// The extent of pages from `from` on that are not zeros, or [`Valid`] if one from `after` on starts with a batch's header.
     fn scan(&self, segment: usize, from: u32, after: u32) -> Result<Option<Range<u32>>, Valid> {
+        if self.zeros_from.get() <= (segment, from) {
+            return Ok(None);
+        }
         let (mapping, header) = &self.segments[segment];
         self.wait(segment, mapping.len());
         let mut stray: Option<Range<u32>> = None;
