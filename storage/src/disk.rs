@@ -29,8 +29,8 @@ pub trait Disk {
     /// The read-only mapping of a whole segment. What is written later is visible in it at once.
     fn open(&mut self, id: SegmentId) -> io::Result<Bytes>;
 
-    /// Begins to read segments in, which are given with their mappings, in this order, for somebody who goes through them.
-    fn read_ahead(&mut self, segments: Vec<(SegmentId, Bytes)>) -> io::Result<Arriving> {
+    /// Begins to read mappings in, in this order, for somebody who goes through them.
+    fn read_ahead(&mut self, segments: Vec<Bytes>) -> io::Result<Arriving> {
         // Memory is there already.
         let _ = segments;
         Ok(Arriving::done())

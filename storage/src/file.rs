@@ -271,8 +271,8 @@ impl Disk for FileDisk {
         self.map(id, false)
     }
 
-    fn read_ahead(&mut self, segments: Vec<(SegmentId, Bytes)>) -> io::Result<Arriving> {
-        Arriving::start(segments.into_iter().map(|(id, mapping)| (self.path(id), mapping)).collect())
+    fn read_ahead(&mut self, segments: Vec<Bytes>) -> io::Result<Arriving> {
+        Arriving::start(segments)
     }
 
     fn write(&mut self, id: SegmentId, offset: u32, bytes: &[u8]) -> io::Result<()> {

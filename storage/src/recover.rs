@@ -184,7 +184,7 @@ pub(crate) fn begin(options: &LogOptions, disk: &mut dyn Disk, start: Start) -> 
     let walk = if ends {
         None
     } else {
-        let arriving = disk.read_ahead(walked.iter().map(|(mapping, header)| (header.id, mapping.clone())).collect());
+        let arriving = disk.read_ahead(walked.iter().map(|(mapping, _)| mapping.clone()).collect());
         let arriving = arriving.map_err(failed("read", walked_from))?;
         Some(Walk::new(walked, arriving, first.offset, first.batch))
     };
