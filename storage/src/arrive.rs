@@ -11,7 +11,7 @@ use crate::mapping;
 
 /// What is asked of the kernel at once, which reads ahead within it. It is told when all of it is there. (To ask for more ahead with
 /// MADV_WILLNEED made it a third slower and cost three times the CPU.)
-const PIECE_BYTES: usize = 4 << 20;
+const PIECE_BYTES: usize = 1 << 20;
 
 /// How far a number of segments is read in.
 #[derive(Debug)]

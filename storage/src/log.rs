@@ -9,67 +9,12 @@ use bytes::Bytes;
 
 use crate::checkpoint::{Checkpoint, CheckpointWriter, Position};
 use crate::cold::{Cold, Copied, Copy, Erase};
-use crate::layout::{self, BATCH_HEADER_BYTES, FIRST_BATCH_OFFSET, RECORD_HEADER_BYTES, SegmentHeader};
-use crate::limits;
-use crate::recover::{self, Recovered};
+use crate::layout::{self, BATCH_HEADER_BYTES, FIRST_BATCH_OFFSET, SegmentHeader};
+use crate::recover::{self, Recovered, Replay, Tail};
 use crate::scrub::SegmentIs;
 use crate::segments::{Retired, Segment, Segments};
 use crate::staging::{Batch, Place, Pool, Staged};
-use crate::{Disk, Location, Mark, OpenError, RecordHeader, SegmentId, WriteId};
-
-/// How a log is set up.
-#[derive(Clone, Copy, Debug)]
-pub struct LogOptions {
-    /// The shard that it belongs to.
-    pub shard: u16,
-    /// Bytes of a segment. The same for the whole life of a log.
-    pub segment_size: u32,
-    /// Bytes that a batch may grow to. It bounds the largest record: [`LogOptions::payload_max`].
-    pub batch_max: u32,
-    /// Bytes of memory for batches that are not written yet, or are still viewed.
-    pub staging_max: u32,
-    /// Prepared segments kept ahead of the one being filled.
-    pub spares: u32,
-    /// Retired segments are made into spares as long as there are fewer than so many, and removed otherwise.
-    pub spares_max: u32,
-}
-
-impl LogOptions {
-    /// The usual bounds.
-    pub fn new(shard: u16) -> LogOptions {
-        LogOptions {
-            shard,
-            segment_size: limits::SEGMENT_BYTES,
-            batch_max: limits::BATCH_BYTES,
-            staging_max: limits::STAGING_BYTES,
-            spares: limits::SPARES,
-            spares_max: limits::SPARES_MAX,
-        }
-    }
-
-    /// Bytes of the largest payload that a record can carry.
-    pub fn payload_max(&self) -> usize {
-        (self.batch_max - BATCH_HEADER_BYTES - RECORD_HEADER_BYTES) as usize
-    }
-
-    /// Whether the bounds fit together; otherwise what is wrong with them.
-    pub fn check(&self) -> Result<(), &'static str> {
-        let page = limits::PAGE_BYTES;
-        if self.batch_max < page || self.batch_max > limits::BATCH_MAX_BYTES || !self.batch_max.is_multiple_of(page) {
-            return Err("batch_max must be a multiple of 4 KiB from 4 KiB to 1 MiB");
-        }
-        if self.segment_size > limits::SEGMENT_MAX_BYTES || !self.segment_size.is_multiple_of(page) {
-            return Err("segment_size must be a multiple of 4 KiB up to 1 GiB");
-        }
-        if self.segment_size < FIRST_BATCH_OFFSET + self.batch_max {
-            return Err("segment_size must hold its first page and one batch of batch_max");
-        }
-        if self.staging_max / self.batch_max < 2 {
-            return Err("staging_max must hold two batches of batch_max: one being written and one that gathers");
-        }
-        Ok(())
-    }
-}
+use crate::{Disk, Location, LogOptions, Mark, OpenError, RecordHeader, SegmentId, WriteId};
 
 /// Why a record was not appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -165,17 +110,29 @@ impl Log {
         on_piece: &mut dyn FnMut(&[u8]),
         on_record: &mut dyn FnMut(&RecordHeader, Location, Bytes),
     ) -> Result<(Log, Recovered), OpenError> {
+        let (mut log, mut replay) = Log::begin(options, disk, on_piece)?;
+        while replay.step(on_record) {}
+        let recovered = replay.end(disk, &mut log)?;
+        Ok((log, recovered))
+    }
+
+    /// Begins what [`Log::open_with`] does all of: for who is given the records and wants to hold places of the log meanwhile. The
+    /// log takes nothing before [`Replay::end`].
+    pub fn begin(
+        options: LogOptions,
+        disk: &mut dyn Disk,
+        on_piece: &mut dyn FnMut(&[u8]),
+    ) -> Result<(Log, Replay), OpenError> {
         options.check().map_err(OpenError::Options)?;
         let start = recover::newest_checkpoint(&options, disk, on_piece)?;
-        let found = recover::recover(&options, disk, &start, on_record)?;
-        start.set_aside(disk)?;
-        disk.remove_end().map_err(|source| OpenError::End { source })?;
-        let cold = Cold::new(found.cold, options.segment_size);
-        let mut segments = Segments::new(found.segments.first().map_or(SegmentId::FIRST, |(id, _)| *id), cold);
-        for (id, segment) in found.segments {
+        let (kept, newest, next_checkpoint) = (start.kept, start.newest(), start.next);
+        let begun = recover::begin(&options, disk, start)?;
+        let cold = Cold::new(begun.cold, options.segment_size);
+        let mut segments = Segments::new(begun.segments.first().map_or(SegmentId::FIRST, |(id, _)| *id), cold);
+        for (id, segment) in begun.segments {
             segments.push(id, segment);
         }
-        if let Some(newest) = start.newest() {
+        if let Some(newest) = newest {
             // Perhaps what waited in some of them was moved, and only the newest checkpoint has it so: should it be lost, the
             // older one needs them.
             segments.emptied_before(newest);
@@ -188,26 +145,26 @@ impl Log {
             staged_bytes: 0,
             gathering: false,
             in_flight: None,
-            poisoned: false,
-            next_batch: found.next_batch,
-            tail_segment: found.tail_segment,
-            tail_offset: found.tail_offset,
+            // Until it is known where it goes on.
+            poisoned: true,
+            next_batch: 0,
+            tail_segment: SegmentId::FIRST,
+            tail_offset: 0,
             appended: 0,
             durable: 0,
             written_bytes: 0,
             filled_bytes: 0,
-            kept: start.kept,
-            next_checkpoint: start.next,
+            kept,
+            next_checkpoint,
             options,
         };
-        Ok((
-            log,
-            Recovered {
-                checkpoint: start.newest().map(|it| it.number),
-                checkpoints_damaged: start.damaged.len() as u32,
-                ..found.report
-            },
-        ))
+        Ok((log, begun.replay))
+    }
+
+    /// The next batch goes here.
+    pub(crate) fn goes_on(&mut self, at: Tail) {
+        (self.next_batch, self.tail_segment, self.tail_offset) = (at.batch, at.segment, at.offset);
+        self.poisoned = false;
     }
 
     /// Copies a record into the batch that gathers. It can be read at once; it is durable when [`Log::written`] gives a mark
@@ -315,6 +272,16 @@ impl Log {
     pub fn failed(&mut self, id: WriteId) {
         assert_eq!(self.in_flight.take(), Some(id), "only the write in flight can fail");
         self.poisoned = true;
+    }
+
+    /// The last segment that is there, spare ones too.
+    pub fn last_segment(&self) -> SegmentId {
+        SegmentId(self.segments.next().0 - 1)
+    }
+
+    /// The last segment, cold ones apart, that a place of state points into.
+    pub fn newest_held(&self) -> Option<SegmentId> {
+        self.segments.newest_held()
     }
 
     /// Everything that was appended.

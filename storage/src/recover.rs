@@ -5,19 +5,18 @@
 //! reported. Anything else that is not as it was written is rot, and the disk is left alone. With a valid batch behind it the log
 //! goes on there, and it is told what is lost; without one nobody knows where the log ended, and it does not open.
 
-use std::cell::RefCell;
 use std::io;
-use std::ops::Range;
 
 use bytes::Bytes;
 
 use crate::checkpoint::{self, BadCheckpoint, Checkpoint, Position};
-use crate::layout::{self, BATCH_HEADER_BYTES, BadSegment, BatchHeader, FIRST_BATCH_OFFSET, SegmentHeader};
-use crate::limits::{BATCH_MAX_BYTES, PAGE_BYTES};
-use crate::rot::{Loss, Part, Rot, RotReason, look_into};
+use crate::layout::{self, BadSegment, FIRST_BATCH_OFFSET, SegmentHeader};
+use crate::limits::PAGE_BYTES;
+use crate::rot::{Loss, Rot, RotReason};
 use crate::scrub::{self, Memory, SegmentIs};
 use crate::segments::Segment;
-use crate::{Arriving, Disk, Location, LogOptions, OpenError, RecordHeader, SegmentId, end};
+use crate::walk::Walk;
+use crate::{Disk, Location, Log, LogOptions, OpenError, RecordHeader, SegmentId, end};
 
 /// What opening a log found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -57,35 +56,6 @@ pub struct Truncated {
     pub offset: u32,
     /// How many bytes were zeroed.
     pub bytes: u32,
-}
-
-/// What [`Log::open`](crate::Log::open) goes on from.
-pub(crate) struct Found {
-    pub(crate) segments: Vec<(SegmentId, Segment)>,
-    /// No part of the log: nothing in them was looked at.
-    pub(crate) cold: Vec<(SegmentId, Segment)>,
-    pub(crate) next_batch: u64,
-    pub(crate) tail_segment: SegmentId,
-    pub(crate) tail_offset: u32,
-    pub(crate) report: Recovered,
-}
-
-/// A place in the log.
-#[derive(Clone, Copy)]
-struct At {
-    /// Index in the list of segments.
-    segment: usize,
-    offset: u32,
-}
-
-/// What lies where the next batch would.
-enum Next {
-    Batch(BatchHeader),
-    /// Its header is valid, its records are not.
-    Torn(BatchHeader),
-    /// A valid header that is not the next batch's.
-    Misplaced,
-    Absent,
 }
 
 /// Which checkpoints there are.
@@ -159,88 +129,106 @@ pub(crate) fn newest_checkpoint(
     }
 }
 
-pub(crate) fn recover(
-    options: &LogOptions,
-    disk: &mut dyn Disk,
-    start: &Start,
-    on_record: &mut dyn FnMut(&RecordHeader, Location, Bytes),
-) -> Result<Found, OpenError> {
+/// The batches of a log behind its newest checkpoint, which are gone through one at a time: [`Log::begin`].
+pub struct Replay {
+    start: Start,
+    /// Segments that are there.
+    segments: u32,
+    /// `None` if nothing lies behind the checkpoint.
+    walk: Option<Walk>,
+    /// What was found before it began, but for what lies before the checkpoint's position.
+    heads: Vec<Rot>,
+    /// The segment of the checkpoint's position, if there is one: what lies before it is looked at in the end.
+    before: Option<(Bytes, SegmentIs)>,
+    /// Where it begins.
+    first: Tail,
+}
+
+/// Where the next batch of a log goes.
+#[derive(Clone, Copy)]
+pub(crate) struct Tail {
+    pub(crate) segment: SegmentId,
+    pub(crate) offset: u32,
+    pub(crate) batch: u64,
+}
+
+/// What [`Log::begin`] goes on from.
+pub(crate) struct Begun {
+    pub(crate) segments: Held,
+    /// No part of the log: nothing in them was looked at.
+    pub(crate) cold: Held,
+    pub(crate) replay: Replay,
+}
+
+pub(crate) fn begin(options: &LogOptions, disk: &mut dyn Disk, start: Start) -> Result<Begun, OpenError> {
     let from = start.newest().map(|newest| newest.position);
     let walked_from = from.map_or(SegmentId::FIRST, |position| position.segment);
     let mut heads = Vec::new();
-    let (held, segments, cold) = open_segments(options, disk, from.map(|position| position.segment), &mut heads)?;
-    let behind = segments.partition_point(|(_, header)| header.id < walked_from);
-    let (begin, first_batch) = match from {
-        Some(position) => {
-            let header = &segments[behind].1;
-            if header.generation != position.generation || position.offset > header.size_bytes {
+    let (held, mut views, cold) = open_segments(options, disk, from.map(|position| position.segment), &mut heads)?;
+    let segments = (views.len() + cold.len()) as u32;
+    let walked = views.split_off(views.partition_point(|(_, header)| header.id < walked_from));
+    let (mapping, header) = &walked[0];
+    let (first, before) = match from {
+        Some(Position { segment, generation, offset, batch }) => {
+            if header.generation != generation || offset > header.size_bytes {
                 let reason = RotReason::NotTheCheckpoints;
                 return Err(OpenError::Rot { segment: header.id, offset: 0, reason });
             }
-            (At { segment: 0, offset: position.offset }, position.batch)
+            let SegmentHeader { shard, id, size_bytes, generation } = *header;
+            let is = SegmentIs { shard, id, size_bytes, generation: Some(generation) };
+            (Tail { segment, offset, batch }, Some((mapping.clone(), is)))
         }
-        None => (At { segment: 0, offset: FIRST_BATCH_OFFSET }, 1),
+        None => (Tail { segment: header.id, offset: FIRST_BATCH_OFFSET, batch: 1 }, None),
     };
-    let mut rot = heads;
-    let walked = &segments[behind..];
-    if from.is_some() {
-        // What waits there is not cold, and nobody looks at its checksums any more.
-        let (mapping, header) = &segments[behind];
-        let SegmentHeader { shard, id, size_bytes, generation } = *header;
-        let is = SegmentIs { shard, id, size_bytes, generation: Some(generation) };
-        rot.extend(scrub::check_before(&is, &mut Memory(mapping), begin.offset));
-    }
-    let rot: Vec<Rotten> = rot.into_iter().map(|rot| Rotten { rot, after: None }).collect();
-    if from.is_some() && ends_at(options, disk, from, begin, walked)? {
-        let report = Recovered { segments: segments.len() as u32, rot, ..Recovered::default() };
-        let tail_segment = walked[0].1.id;
-        return Ok(Found {
-            next_batch: first_batch,
-            tail_segment,
-            tail_offset: begin.offset,
-            report,
-            segments: held,
-            cold,
-        });
-    }
-    let arriving = disk.read_ahead(walked.iter().map(|(mapping, _)| mapping.clone()).collect());
-    let arriving = RefCell::new(arriving.map_err(failed("read", walked_from))?);
-    let mut walk = Walk { segments: walked, arriving, next_batch: first_batch, records: 0, rot };
-    let (last, tail) = walk.accept(begin, on_record);
-    if walk.next_batch < start.through {
-        // The checkpoint has what stood here: it was durable.
-        return Err(walk.rot(tail, RotReason::BatchMissing));
-    }
-    let remains = walk.judge_tail(tail)?;
-    let (walked, next_batch, records, rot) = (walk.segments, walk.next_batch, walk.records, walk.rot);
+    let ends = from.is_some() && ends_at(options, disk, from, first.offset, mapping)?;
+    let walk = if ends {
+        None
+    } else {
+        let arriving = disk.read_ahead(walked.iter().map(|(mapping, _)| mapping.clone()).collect());
+        let arriving = arriving.map_err(failed("read", walked_from))?;
+        Some(Walk::new(walked, arriving, first.offset, first.batch))
+    };
+    let replay = Replay { start, segments, walk, heads, before, first };
+    Ok(Begun { segments: held, cold, replay })
+}
 
-    let mut truncated = None;
-    if let Some((at, bytes)) = remains {
-        let segment = walked[at.segment].1.id;
-        disk.write(segment, at.offset, &vec![0; bytes as usize]).map_err(failed("zero the torn batch of", segment))?;
-        truncated = Some(Truncated { segment, offset: at.offset, bytes });
+impl Replay {
+    /// Gives out the records of the next batch that is accepted, in order, with views of their payloads; false if there is none.
+    /// All of the batch was checked before the first of them is given. It is durable once [`Replay::end`] has returned.
+    pub fn step(&mut self, on_record: &mut dyn FnMut(&RecordHeader, Location, Bytes)) -> bool {
+        self.walk.as_mut().is_some_and(|walk| walk.step(on_record))
     }
-    if let Some((at, bytes)) = last {
-        // Each batch names the one before it as durable; of the last one nobody knows. After a kill it may be in the page
-        // cache only, and after a failed write-back the cache may even pass for clean, so it is not synced but written.
-        let (mapping, header) = &walked[at.segment];
-        let batch = mapping[at.offset as usize..(at.offset + bytes) as usize].to_vec();
-        disk.write(header.id, at.offset, &batch).map_err(failed("rewrite the last batch of", header.id))?;
+
+    /// Judges what lies behind the last batch, makes what was accepted durable, and lets the log go on behind it. What was not
+    /// gone through yet is, and given to nobody. On an error the disk is as it was.
+    pub fn end(mut self, disk: &mut dyn Disk, log: &mut Log) -> Result<Recovered, OpenError> {
+        while self.step(&mut |_, _, _| {}) {}
+        let Replay { start, segments, walk, mut heads, before, first } = self;
+        if let Some((mapping, is)) = before {
+            // What waits there is not cold, and nobody looks at its checksums any more.
+            heads.extend(scrub::check_before(&is, &mut Memory(&mapping), first.offset));
+        }
+        let mut report = Recovered {
+            segments,
+            checkpoint: start.newest().map(|it| it.number),
+            checkpoints_damaged: start.damaged.len() as u32,
+            rot: heads.into_iter().map(|rot| Rotten { rot, after: None }).collect(),
+            ..Recovered::default()
+        };
+        let tail = match walk {
+            None => first,
+            Some(walk) => walk.end(disk, start.through, &mut report)?,
+        };
+        report.batches = tail.batch - first.batch;
+        start.set_aside(disk)?;
+        disk.remove_end().map_err(|source| OpenError::End { source })?;
+        log.goes_on(tail);
+        Ok(report)
     }
-    let report = Recovered {
-        segments: (segments.len() + cold.len()) as u32,
-        batches: next_batch - first_batch,
-        records,
-        truncated,
-        rot,
-        ..Recovered::default()
-    };
-    let tail_segment = walked[tail.segment].1.id;
-    Ok(Found { next_batch, tail_segment, tail_offset: tail.offset, report, segments: held, cold })
 }
 
 /// What holds segments.
-type Held = Vec<(SegmentId, Segment)>;
+pub(crate) type Held = Vec<(SegmentId, Segment)>;
 
 /// Whether the mark of a clean end is there and says that the log ends at the position of the newest checkpoint, and nothing
 /// lies there: then nothing was ever written behind it.
@@ -248,18 +236,18 @@ fn ends_at(
     options: &LogOptions,
     disk: &mut dyn Disk,
     position: Option<Position>,
-    at: At,
-    walked: &[(Bytes, SegmentHeader)],
+    offset: u32,
+    mapping: &Bytes,
 ) -> Result<bool, OpenError> {
     let mark = disk.read_end().map_err(|source| OpenError::End { source })?;
     let end = mark.and_then(|mark| end::decode(&mark, options.shard));
-    let page = walked[at.segment].0.get(at.offset as usize..).unwrap_or_default();
+    let page = mapping.get(offset as usize..).unwrap_or_default();
     let page = &page[..page.len().min(PAGE_BYTES as usize)];
     Ok(end.is_some() && end == position && layout::is_zero(page))
 }
 
 /// Views of segments, with their headers.
-type Views = Vec<(Bytes, SegmentHeader)>;
+pub(crate) type Views = Vec<(Bytes, SegmentHeader)>;
 
 /// All segments, in order, with their headers checked: what holds them, and their views, and apart from them the cold ones. From
 /// the one that a checkpoint names on, or the first, none is missing; of
@@ -353,273 +341,6 @@ fn check_segment(
     Ok(header)
 }
 
-struct Walk<'a> {
-    segments: &'a [(Bytes, SegmentHeader)],
-    /// How far they are read in.
-    arriving: RefCell<Arriving>,
-    next_batch: u64,
-    records: u64,
-    rot: Vec<Rotten>,
-}
-
-impl Walk<'_> {
-    /// Accepts batches for as long as they are what belongs there. Gives place and length of the last one, and where the
-    /// next one would begin.
-    fn accept(
-        &mut self,
-        mut at: At,
-        on_record: &mut dyn FnMut(&RecordHeader, Location, Bytes),
-    ) -> (Option<(At, u32)>, At) {
-        let mut last = None;
-        loop {
-            match self.look(at) {
-                Next::Batch(header) => {
-                    self.emit(at, &header, true, on_record);
-                    let bytes = layout::padded(header.length);
-                    last = Some((at, bytes));
-                    at.offset += bytes;
-                    self.next_batch += 1;
-                }
-                Next::Torn(header) => {
-                    let behind = At { offset: at.offset + layout::padded(header.length), ..at };
-                    if self.find(behind, self.next_batch + 1).is_none() {
-                        return (last, at);
-                    }
-                    self.emit(at, &header, false, on_record);
-                    at = behind;
-                    self.next_batch += 1;
-                }
-                Next::Absent | Next::Misplaced => match self.next_segment(at).or_else(|| self.jump(at)) {
-                    Some(next) => at = next,
-                    None => return (last, at),
-                },
-            }
-        }
-    }
-
-    /// The next valid batch from a place on, with at least this number. None was ever written at its place but that one.
-    fn find(&self, from: At, number: u64) -> Option<(At, BatchHeader)> {
-        let first = FIRST_BATCH_OFFSET;
-        (from.segment..self.segments.len()).find_map(|index| {
-            let (mapping, segment) = &self.segments[index];
-            let start = if index == from.segment { from.offset } else { first };
-            (start..segment.size_bytes).step_by(PAGE_BYTES as usize).find_map(|offset| {
-                let header = belonging(segment, &mapping[offset as usize..], offset)?;
-                (header.number >= number).then_some((At { segment: index, offset }, header))
-            })
-        })
-    }
-
-    /// Goes on at the next valid batch, if there is one. What is lost until there is rot.
-    fn jump(&mut self, from: At) -> Option<At> {
-        let (to, header) = self.find(from, self.next_batch)?;
-        let (reason, loss) = match header.number == self.next_batch {
-            true => (RotReason::Stray, Loss::Nothing),
-            false if BatchHeader::decode(&self.segments[from.segment].0[from.offset as usize..]).is_some() => {
-                (RotReason::BatchMisplaced, Loss::Unknown)
-            }
-            false => (RotReason::BatchMissing, Loss::Unknown),
-        };
-        for index in from.segment..=to.segment {
-            let (_, segment) = &self.segments[index];
-            let (id, size) = (segment.id, segment.size_bytes);
-            let start = if index == from.segment { from.offset } else { FIRST_BATCH_OFFSET };
-            let end = if index == to.segment { to.offset } else { size };
-            if end > start {
-                self.found(Rot { segment: id, offset: start, bytes: end - start, reason, loss });
-            }
-            let next = self.segments.get(index + 1).filter(|_| index < to.segment).map(|(_, next)| next.id);
-            for segment in (id.0 + 1..next.map_or(0, |next| next.0)).map(SegmentId) {
-                self.found(Rot { segment, offset: 0, bytes: size, reason: RotReason::SegmentMissing, loss });
-            }
-        }
-        self.next_batch = header.number;
-        Some(to)
-    }
-
-    fn found(&mut self, rot: Rot) {
-        self.rot.push(Rotten { rot, after: Some(self.records) });
-    }
-
-    /// What lies at this place. Only a batch's header ever lies there, so a valid one that is not the next is misplaced.
-    fn look(&self, at: At) -> Next {
-        let (mapping, segment) = &self.segments[at.segment];
-        self.wait(at.segment, at.offset as usize + BATCH_MAX_BYTES as usize);
-        let rest = &mapping[at.offset as usize..];
-        if BatchHeader::decode(rest).is_none() {
-            return Next::Absent;
-        }
-        let belongs = belonging(segment, rest, at.offset).filter(|header| header.number == self.next_batch);
-        let Some(header) = belongs else { return Next::Misplaced };
-        let whole = records_hold(&rest[..layout::padded(header.length) as usize], &header);
-        if whole { Next::Batch(header) } else { Next::Torn(header) }
-    }
-
-    /// The start of the next segment, if the log goes on there: this one is full, or the next batch is there, torn or not.
-    fn next_segment(&self, at: At) -> Option<At> {
-        let next = At { segment: at.segment + 1, offset: FIRST_BATCH_OFFSET };
-        let (mapping, segment) = self.segments.get(next.segment)?;
-        if segment.id != self.segments[at.segment].1.id.next() {
-            return None;
-        }
-        self.wait(next.segment, next.offset as usize + BATCH_HEADER_BYTES as usize);
-        let header = BatchHeader::decode(&mapping[next.offset as usize..]);
-        let goes_on =
-            header.is_some_and(|header| header.generation == segment.generation && header.number == self.next_batch);
-        // Behind a full segment there is nowhere else to go on.
-        let full = at.offset == self.segments[at.segment].1.size_bytes;
-        let rest = &self.segments[at.segment].0[at.offset as usize..];
-        // With bytes in between it is not gone on to but found.
-        ((goes_on || full) && layout::is_zero(rest)).then_some(next)
-    }
-
-    /// Gives out the records of a batch that are as they were written: if it is `whole`, as was seen, all of them.
-    fn emit(
-        &mut self,
-        at: At,
-        header: &BatchHeader,
-        whole: bool,
-        on_record: &mut dyn FnMut(&RecordHeader, Location, Bytes),
-    ) {
-        let (mapping, segment) = &self.segments[at.segment];
-        let batch = &mapping[at.offset as usize..(at.offset + layout::padded(header.length)) as usize];
-        let (records, rot) = (&mut self.records, &mut self.rot);
-        let each = &mut |part: Part| {
-            if let Part::Record(record, from, len) = part {
-                let offset = at.offset + from;
-                let location = Location { segment: segment.id, offset, len };
-                on_record(&record, location, mapping.slice(offset as usize..(offset + len) as usize));
-                *records += 1;
-            } else {
-                rot.extend(part.rot(segment.id, header).map(|rot| Rotten { rot, after: Some(*records) }));
-            }
-        };
-        if whole {
-            for_each_record(batch, header, each);
-        } else {
-            look_into(batch, header, each);
-        }
-    }
-
-    /// Judges all that lies behind the accepted batches: nothing, the remains of one torn batch (their place and length),
-    /// or rot.
-    fn judge_tail(&self, tail: At) -> Result<Option<(At, u32)>, OpenError> {
-        let torn = match self.look(tail) {
-            Next::Torn(header) => Some(layout::padded(header.length)),
-            Next::Misplaced => return Err(self.rot(tail, RotReason::BatchMisplaced)),
-            Next::Batch(_) | Next::Absent => None,
-        };
-        if let Some(missing) = self.missing_from(tail.segment) {
-            return Err(OpenError::Rot { segment: missing, offset: 0, reason: RotReason::SegmentMissing });
-        }
-        let missing = if torn.is_some() { RotReason::Batch } else { RotReason::BatchMissing };
-        // Pages that are not zeros, per segment: first and end.
-        let mut strays: Vec<(usize, Range<u32>)> = Vec::new();
-        for segment in tail.segment..self.segments.len() {
-            let from = if segment == tail.segment { tail.offset } else { FIRST_BATCH_OFFSET };
-            let after = if segment == tail.segment { tail.offset + torn.unwrap_or(0) } else { from };
-            if let Some(stray) = self.scan(segment, from, after).map_err(|Valid| self.rot(tail, missing))? {
-                strays.push((segment, stray));
-            }
-        }
-        let Some((segment, stray)) = strays.first().cloned() else {
-            return Ok(None);
-        };
-        let start = At { segment, offset: stray.start };
-        let explained = strays.len() == 1 && self.torn_reach(tail, torn, segment).is_some_and(|end| stray.end <= end);
-        if !explained {
-            return Err(self.rot(start, RotReason::Stray));
-        }
-        Ok(Some((start, stray.end - stray.start)))
-    }
-
-    /// Up to where the remains of the next batch may reach in a segment, if it may have begun there: behind the last batch, or
-    /// in the segment after that, for it did not fit or the one before was sealed.
-    fn torn_reach(&self, tail: At, torn: Option<u32>, segment: usize) -> Option<u32> {
-        let size = self.segments[tail.segment].1.size_bytes;
-        if segment == tail.segment {
-            return Some(size.min(tail.offset.saturating_add(torn.unwrap_or(BATCH_MAX_BYTES))));
-        }
-        let rolled = torn.is_none() && segment == tail.segment + 1;
-        rolled.then(|| size.min(FIRST_BATCH_OFFSET + BATCH_MAX_BYTES))
-    }
-
-    /// The extent of pages from `from` on that are not zeros, or [`Valid`] if one from `after` on starts with a batch's header.
-    fn scan(&self, segment: usize, from: u32, after: u32) -> Result<Option<Range<u32>>, Valid> {
-        let (mapping, header) = &self.segments[segment];
-        self.wait(segment, mapping.len());
-        let mut stray: Option<Range<u32>> = None;
-        for offset in (from..header.size_bytes).step_by(PAGE_BYTES as usize) {
-            let page = &mapping[offset as usize..(offset + PAGE_BYTES) as usize];
-            if layout::is_zero(page) {
-                continue;
-            }
-            let batch = BatchHeader::decode(page);
-            if offset >= after && batch.is_some_and(|batch| batch.generation == header.generation) {
-                return Err(Valid);
-            }
-            let start = stray.map_or(offset, |stray| stray.start);
-            stray = Some(start..offset + PAGE_BYTES);
-        }
-        Ok(stray)
-    }
-
-    /// Waits until a segment is read in up to an offset, or whole.
-    fn wait(&self, segment: usize, offset: usize) {
-        self.arriving.borrow_mut().wait(segment, offset.min(self.segments[segment].0.len()));
-    }
-
-    /// The first segment that is missing behind this one, before another that is there.
-    fn missing_from(&self, index: usize) -> Option<SegmentId> {
-        let pairs = self.segments[index..].windows(2).map(|pair| (pair[0].1.id, pair[1].1.id));
-        pairs.into_iter().find(|(id, next)| id.next() != *next).map(|(id, _)| id.next())
-    }
-
-    fn rot(&self, at: At, reason: RotReason) -> OpenError {
-        OpenError::Rot { segment: self.segments[at.segment].1.id, offset: at.offset, reason }
-    }
-}
-
-/// A valid batch header lies where none may.
-struct Valid;
-
-/// The header of a batch at this place of a segment, if it is valid and was written for it.
-fn belonging(segment: &SegmentHeader, rest: &[u8], offset: u32) -> Option<BatchHeader> {
-    let header = BatchHeader::decode(rest)?;
-    let belongs = header.durable == header.number.wrapping_sub(1)
-        && header.generation == segment.generation
-        && header.offset == offset
-        && (BATCH_HEADER_BYTES..=BATCH_MAX_BYTES).contains(&header.length)
-        && layout::padded(header.length) as usize <= rest.len();
-    belongs.then_some(header)
-}
-
-/// Whether all records of a batch are as they were written, and the padding behind them.
-fn records_hold(batch: &[u8], header: &BatchHeader) -> bool {
-    let seed = layout::record_seed(header.number);
-    let (records, padding) = batch.split_at(header.length as usize);
-    let mut at = BATCH_HEADER_BYTES as usize;
-    for _ in 0..header.records {
-        let offset = header.offset + at as u32;
-        let Some((_, payload_bytes)) = layout::decode_record(&records[at..], seed, offset) else {
-            return false;
-        };
-        at += layout::record_bytes(payload_bytes);
-    }
-    at == records.len() && layout::is_zero(padding)
-}
-
-/// Goes through the records of a batch that holds.
-fn for_each_record(batch: &[u8], header: &BatchHeader, each: &mut dyn FnMut(Part)) {
-    let mut at = BATCH_HEADER_BYTES as usize;
-    for _ in 0..header.records {
-        let (record, payload_bytes) =
-            layout::record_unchecked(&batch[at..]).expect("the batch was checked just before");
-        each(Part::Record(record, at as u32 + layout::RECORD_HEADER_BYTES, payload_bytes as u32));
-        at += layout::record_bytes(payload_bytes);
-    }
-}
-
-fn failed(doing: &'static str, segment: SegmentId) -> impl FnOnce(io::Error) -> OpenError {
+pub(crate) fn failed(doing: &'static str, segment: SegmentId) -> impl FnOnce(io::Error) -> OpenError {
     move |source| OpenError::Io { doing, segment, source }
 }

@@ -188,6 +188,12 @@ impl Segments {
         self.holds.iter().map(|held| u64::from(*held)).sum::<u64>() + self.cold.held()
     }
 
+    /// The last hot one that is pointed into.
+    pub(crate) fn newest_held(&self) -> Option<SegmentId> {
+        let newest = self.holds.iter().rposition(|held| *held > 0)?;
+        Some(SegmentId(self.holds_from.0 + newest as u32))
+    }
+
     /// The first segment that is pointed to and is not there.
     pub(crate) fn missing(&self) -> Option<SegmentId> {
         let ids = (self.holds_from.0..).map(SegmentId);

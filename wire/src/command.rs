@@ -8,6 +8,7 @@
 //! `length` counts header, table and payload; what fills up to the next multiple of 8 is zero.
 
 use crate::generated::log as fb;
+use crate::shape::Shapes;
 use crate::trusted;
 
 /// Bytes of an entry's header.
@@ -79,21 +80,35 @@ pub struct Entry<'a> {
     bytes: &'a [u8],
 }
 
+/// Verifies entries, one after another: what it learns of one it need not look at in the next.
+#[derive(Debug, Default)]
+pub struct Verifier {
+    shapes: Shapes,
+}
+
+impl Verifier {
+    /// As [`Entry::verify`].
+    pub fn verify<'a>(&mut self, bytes: &'a [u8]) -> Result<Entry<'a>, CommandError> {
+        Entry::checked(bytes, |kind, table| self.shapes.verify(kind, table))
+    }
+}
+
 impl<'a> Entry<'a> {
     /// Verifies every table. For bytes from another node, or from a disk that may have been written by another program.
     pub fn verify(bytes: &'a [u8]) -> Result<Entry<'a>, CommandError> {
-        let entry = Entry::trusted(bytes)?;
-        let mut at = ENTRY_HEADER_BYTES;
-        while let Some(raw) = raw_at(bytes, at)? {
-            trusted::verify_command(raw.kind, raw.table).map_err(|()| CommandError::Table(at))?;
-            at = raw.next;
-        }
-        Ok(entry)
+        Entry::checked(bytes, |kind, table| trusted::verify_command(kind as u8, table))
     }
 
     /// Checks bounds and kinds; the tables are believed. Only for bytes that this program wrote, in memory or under a
     /// checksum that was checked.
     pub fn trusted(bytes: &'a [u8]) -> Result<Entry<'a>, CommandError> {
+        Entry::checked(bytes, |_, _| Ok(()))
+    }
+
+    fn checked(
+        bytes: &'a [u8],
+        mut check: impl FnMut(CommandKind, &'a [u8]) -> Result<(), ()>,
+    ) -> Result<Entry<'a>, CommandError> {
         if bytes.len() < ENTRY_HEADER_BYTES {
             return Err(CommandError::Short(bytes.len()));
         }
@@ -103,9 +118,8 @@ impl<'a> Entry<'a> {
         let entry = Entry { bytes };
         let (mut at, mut found) = (ENTRY_HEADER_BYTES, 0);
         while let Some(raw) = raw_at(bytes, at)? {
-            if CommandKind::from_u8(raw.kind).is_none() {
-                return Err(CommandError::Kind { kind: raw.kind, offset: at });
-            }
+            let kind = CommandKind::from_u8(raw.kind).ok_or(CommandError::Kind { kind: raw.kind, offset: at })?;
+            check(kind, raw.table).map_err(|()| CommandError::Table(at))?;
             at = raw.next;
             found += 1;
         }

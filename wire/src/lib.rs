@@ -15,6 +15,7 @@ mod frame;
 mod generated;
 mod header;
 pub mod limits;
+mod shape;
 #[allow(unsafe_code)]
 mod trusted;
 mod view;

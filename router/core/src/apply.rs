@@ -21,8 +21,9 @@ use std::collections::VecDeque;
 /// One command and what it comes with.
 struct Applying<'a> {
     p: usize,
-    /// The command's own bytes.
-    bytes: Bytes,
+    /// The entry that it is in, and where.
+    data: &'a Bytes,
+    offset: u32,
     location: Location,
     time_ms: u64,
     origin: Origin,
@@ -38,7 +39,20 @@ impl Shard {
         at: Location,
         origins: &[Origin],
     ) {
-        let entry = Entry::trusted(data).expect("entries are verified before they are proposed or recovered");
+        let entry = Entry::trusted(data).expect("entries are verified before they are proposed");
+        self.apply_verified(fx, p, data, entry, at, origins);
+    }
+
+    /// The same of an entry that was verified just now.
+    pub(crate) fn apply_verified(
+        &mut self,
+        fx: &mut Effects,
+        p: usize,
+        data: &Bytes,
+        entry: Entry<'_>,
+        at: Location,
+        origins: &[Origin],
+    ) {
         let time_ms = entry.wall_ms();
         let partition = &mut self.partitions[p];
         partition.wall_ms = partition.wall_ms.max(time_ms);
@@ -48,7 +62,8 @@ impl Shard {
                 fx,
                 Applying {
                     p,
-                    bytes: data.slice(offset as usize..(offset + len) as usize),
+                    data,
+                    offset,
                     location: at.slice(offset, len),
                     time_ms,
                     origin: origins.get(n).copied().unwrap_or(Origin::Nobody),
@@ -167,7 +182,9 @@ impl Shard {
         chat.outbox.push_back(OutboxPlace { command: it.location, time_ms: it.time_ms });
         self.log.hold(it.location);
         if partition.serving {
-            self.fan_out(fx, it.p, index, &it.bytes, it.time_ms);
+            let from = it.offset as usize;
+            let bytes = it.data.slice(from..from + it.location.len as usize);
+            self.fan_out(fx, it.p, index, &bytes, it.time_ms);
         }
     }
 
@@ -195,15 +212,16 @@ impl Shard {
         let (place, prev) = (ChatSeq(record.chat_seq()), ChatSeq(record.prev()));
         let here = self.config.partition_at(it.p);
         let partitions = self.config.partitions;
-        let partition = &mut self.partitions[it.p];
-        let local = partition.state.local(id, || route::partition_of_chat(id, partitions));
+        let state = &mut self.partitions[it.p].state;
+        let index = state.local(id, || route::partition_of_chat(id, partitions));
+        let local = &mut state.locals[index];
         if prev != local.applied || place <= local.applied {
             // A copy of a record that came first by another way. Its confirmation was given then.
             local.proposed = local.proposed.max(local.applied);
             return;
         }
-        image_local(&mut self.sweep, it.p, &mut partition.state, id);
-        let local = partition.state.local(id, || route::partition_of_chat(id, partitions));
+        image_local(&mut self.sweep, it.p, state, index);
+        let local = &mut state.locals[index];
         local.applied = place;
         local.proposed = local.proposed.max(place);
         if record.event() == fb::Event::ChatCreated
@@ -216,7 +234,7 @@ impl Shard {
         let members = std::mem::take(&mut local.members);
         self.give(it, record, &members);
         let partition = &mut self.partitions[it.p];
-        partition.state.local(id, || source).members = members;
+        partition.state.locals[index].members = members;
         if partition.serving {
             self.confirm_to(fx, source, Confirm { source, target: here, chat: id, applied: place, rewind: false });
         }
@@ -226,24 +244,31 @@ impl Shard {
     fn give(&mut self, it: &Applying<'_>, record: &fb_log::FanOut<'_>, members: &[UserId]) {
         let sender = record.sender();
         for user in members {
-            let own = user.as_str() == sender;
-            for n in 0..self.partitions[it.p].state.inboxes_of(user).len() {
-                let state = &mut self.partitions[it.p].state;
-                let id = state.inboxes_of(user)[n];
-                let inbox = &state.inboxes[id.0 as usize];
-                if own && inbox.device.0 == record.sender_device() {
-                    continue;
-                }
-                image_inbox(&mut self.sweep, it.p, state, id);
-                let inbox = &mut state.inboxes[id.0 as usize];
-                inbox.waiting.push_back(it.location);
-                self.log.hold(it.location);
-                let attached = inbox.attached;
-                self.pointers += 1;
-                if let Some(conn) = attached {
-                    self.want_delivery(conn);
-                }
+            let own = user.is_named(sender);
+            let devices = self.partitions[it.p].state.inboxes_of(user);
+            // Most have one, which is looked up once.
+            let (count, mut next, mut n) = (devices.len(), devices.first().copied(), 0);
+            while let Some(id) = next {
+                self.give_to(it, id, own.then_some(record.sender_device()));
+                n += 1;
+                next = (n < count).then(|| self.partitions[it.p].state.inboxes_of(user)[n]);
             }
+        }
+    }
+
+    fn give_to(&mut self, it: &Applying<'_>, id: InboxId, unless: Option<u32>) {
+        let state = &mut self.partitions[it.p].state;
+        if unless == Some(state.inboxes[id.0 as usize].device.0) {
+            return;
+        }
+        image_inbox(&mut self.sweep, it.p, state, id);
+        let inbox = &mut state.inboxes[id.0 as usize];
+        inbox.waiting.push_back(it.location);
+        self.log.hold(it.location);
+        let attached = inbox.attached;
+        self.pointers += 1;
+        if let Some(conn) = attached {
+            self.want_delivery(conn);
         }
     }
 

@@ -8,7 +8,7 @@
 use whimbrel_storage::{Checked, Checkpoint, CheckpointWriter, Location, Log, Position};
 
 use crate::emptying::Marks;
-use crate::ids::{ChatId, ConnId, InboxId, InboxSeq};
+use crate::ids::{ConnId, InboxId, InboxSeq};
 use crate::image::{self, Head, Sizes};
 use crate::io::{Effect, Effects};
 use crate::limits;
@@ -105,10 +105,9 @@ pub(crate) fn image_waiting(
 
 /// The same for a chat as a partition of members knows it.
 #[inline]
-pub(crate) fn image_local(sweep: &mut Option<Sweep>, p: usize, state: &mut PartitionState, chat: ChatId) {
+pub(crate) fn image_local(sweep: &mut Option<Sweep>, p: usize, state: &mut PartitionState, index: usize) {
     if let Some(sweep) = sweep
         && let Some(sizes) = sweep.sizes_of(p)
-        && let Some(index) = state.local_index(chat)
         && index < sizes.locals as usize
     {
         sweep.local(state, index);

@@ -99,6 +99,13 @@ impl UserId {
         std::str::from_utf8(&self.bytes[..len]).expect("the constructor takes ASCII only")
     }
 
+    /// Whether this is the user's name.
+    #[inline]
+    pub(crate) fn is_named(&self, name: &str) -> bool {
+        let len = usize::from(self.bytes[Self::MAX_BYTES]);
+        self.bytes[..len] == *name.as_bytes()
+    }
+
     #[inline]
     fn words(&self) -> [u64; 5] {
         let (words, _) = self.bytes.as_chunks::<8>();
@@ -109,7 +116,9 @@ impl UserId {
 impl PartialEq for UserId {
     #[inline]
     fn eq(&self, other: &UserId) -> bool {
-        self.words() == other.words()
+        // Arrays are compared by a call.
+        let (own, other) = (self.words(), other.words());
+        (0..own.len()).fold(0, |differs, n| differs | (own[n] ^ other[n])) == 0
     }
 }
 

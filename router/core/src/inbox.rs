@@ -21,7 +21,9 @@ impl Shard {
         if self.pointers > self.config.bounds.inbox_pointers / 2 && self.is_over_share(p, fan_out) {
             return;
         }
-        let local = self.partitions[p].state.local(fan_out.chat, || fan_out.source);
+        let state = &mut self.partitions[p].state;
+        let index = state.local(fan_out.chat, || fan_out.source);
+        let local = &mut state.locals[index];
         let (applied, proposed) = (local.applied, local.proposed);
         if fan_out.chat_seq <= applied {
             return self.confirm(fx, fan_out, applied, false);
@@ -35,7 +37,7 @@ impl Shard {
         local.proposed = fan_out.chat_seq;
         let members = std::mem::take(&mut local.members);
         self.propose_fan_out(p, fan_out, &members);
-        self.partitions[p].state.local(fan_out.chat, || fan_out.source).members = members;
+        self.partitions[p].state.locals[index].members = members;
     }
 
     /// Not a question of the record's size: were a long one passed over and the short one behind it looked at, that one

@@ -189,6 +189,12 @@ impl PartitionState {
         }
     }
 
+    /// Of all that waits in it.
+    pub(crate) fn places(&self) -> impl Iterator<Item = Location> {
+        let outboxes = self.chats.iter().flat_map(|chat| &chat.outbox).map(|place| place.command);
+        outboxes.chain(self.inboxes.iter().flat_map(|inbox| &inbox.waiting).copied())
+    }
+
     pub(crate) fn chat_index(&self, chat: ChatId) -> Option<usize> {
         self.chat_index.get(&chat).map(|index| *index as usize)
     }
@@ -200,9 +206,9 @@ impl PartitionState {
         index
     }
 
-    /// A chat as this partition of members knows it; one it has not heard of is empty.
-    pub(crate) fn local(&mut self, chat: ChatId, source: impl FnOnce() -> PartitionId) -> &mut LocalChat {
-        let index = match self.local_index(chat) {
+    /// The index of a chat as this partition of members knows it; one it has not heard of is empty.
+    pub(crate) fn local(&mut self, chat: ChatId, source: impl FnOnce() -> PartitionId) -> usize {
+        match self.local_index(chat) {
             Some(index) => index,
             None => self.add_local(LocalChat {
                 id: chat,
@@ -212,8 +218,7 @@ impl PartitionState {
                 members: Vec::new(),
                 imaged: 0,
             }),
-        };
-        &mut self.locals[index]
+        }
     }
 
     pub(crate) fn local_index(&self, chat: ChatId) -> Option<usize> {

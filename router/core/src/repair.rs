@@ -180,7 +180,7 @@ impl Shard {
                 true => checked.rot.iter().copied().find(|rot| rot.touches(place)),
                 false => checked.lost(place),
             };
-            let lost = self.places(p).find_map(lost).filter(|_| serving);
+            let lost = self.partitions[p].state.places().find_map(lost).filter(|_| serving);
             if let Some(rot) = lost {
                 self.note(rot);
                 self.begin_repair(fx, p, Why::Waiting, lost);
@@ -209,13 +209,6 @@ impl Shard {
             return None;
         }
         let is_lost = |place: &Location| !self.log.has_segment(*place) || self.rot_at(*place).is_some();
-        self.places(p).find(is_lost).map(|place| (Why::Waiting, self.rot_at(place)))
-    }
-
-    /// All that waits in a partition.
-    fn places(&self, p: usize) -> impl Iterator<Item = Location> {
-        let state = &self.partitions[p].state;
-        let outboxes = state.chats.iter().flat_map(|chat| &chat.outbox).map(|place| place.command);
-        outboxes.chain(state.inboxes.iter().flat_map(|inbox| &inbox.waiting).copied())
+        self.partitions[p].state.places().find(is_lost).map(|place| (Why::Waiting, self.rot_at(place)))
     }
 }

@@ -68,37 +68,11 @@ pub(crate) struct Partition {
 }
 
 impl Partition {
-    pub(crate) fn new(
-        state: PartitionState,
-        store: LogStore,
-        wall_ms: u64,
-        election_ticks: usize,
-        campaigns: bool,
-    ) -> raft::Result<Partition> {
-        let config = Config {
-            id: SELF,
-            election_tick: 10,
-            heartbeat_tick: 3,
-            max_size_per_msg: 1 << 20,
-            max_inflight_msgs: 256,
-            // What is in a checkpoint is applied.
-            applied: store.applied().0,
-            check_quorum: true,
-            pre_vote: true,
-            // Above what the staging ring can hold, so that the ring's own bound is the one that is met.
-            max_uncommitted_size: 64 << 20,
-            max_committed_size_per_ready: 1 << 20,
-            ..Config::default()
-        };
-        let logger = slog::Logger::root(slog::Discard, slog::o!());
-        let mut group = RawNode::new(&config, store, &logger)?;
-        group.raft.set_randomized_election_timeout(10 + election_ticks % 10);
-        if campaigns {
-            group.campaign()?;
-        }
+    /// As a checkpoint has it, or empty. Its group begins with [`Partition::start`].
+    pub(crate) fn new(state: PartitionState, wall_ms: u64) -> raft::Result<Partition> {
         Ok(Partition {
             state,
-            group,
+            group: group(LogStore::new(SELF))?,
             gather: EntryWriter::default(),
             origins: Vec::new(),
             closed: VecDeque::new(),
@@ -110,6 +84,13 @@ impl Partition {
             registering: 0,
             acks: Vec::new(),
         })
+    }
+
+    /// Its group goes on from what was read.
+    pub(crate) fn start(&mut self, store: LogStore, election_ticks: usize, campaigns: bool) -> raft::Result<()> {
+        self.group = group(store)?;
+        self.group.raft.set_randomized_election_timeout(10 + election_ticks % 10);
+        if campaigns { self.group.campaign() } else { Ok(()) }
     }
 
     /// Why it does not serve.
@@ -136,6 +117,26 @@ impl Partition {
             && self.proposed.is_empty()
             && self.acks.is_empty()
     }
+}
+
+fn group(store: LogStore) -> raft::Result<RawNode<LogStore>> {
+    let config = Config {
+        id: SELF,
+        election_tick: 10,
+        heartbeat_tick: 3,
+        max_size_per_msg: 1 << 20,
+        max_inflight_msgs: 256,
+        // What a start has read is applied.
+        applied: store.applied().0,
+        check_quorum: true,
+        pre_vote: true,
+        // Above what the staging ring can hold, so that the ring's own bound is the one that is met.
+        max_uncommitted_size: 64 << 20,
+        max_committed_size_per_ready: 1 << 20,
+        ..Config::default()
+    };
+    let logger = slog::Logger::root(slog::Discard, slog::o!());
+    RawNode::new(&config, store, &logger)
 }
 
 impl Shard {

@@ -112,7 +112,7 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// Reads the log and sets up the groups; what the log holds is applied in the first turns.
+    /// Reads the log, applies what it holds, and starts the groups: each serves once it has written the first entry of its term.
     pub fn open(mut config: ShardConfig, options: LogOptions, disk: &mut dyn Disk) -> Result<Shard, OpenError> {
         // What is accepted has to fit what is kept for it on a full disk, also where segments are small.
         config.bounds.gather_max_bytes = config.bounds.gather_max_bytes.min(options.segment_size as usize);
@@ -120,22 +120,12 @@ impl Shard {
         let hash = |salt: u64| {
             RandomState::with_seeds(config.seed, config.seed.rotate_left(17) ^ salt, 0x9E37_79B9_7F4A_7C15, salt)
         };
-        let (mut log, recovered, found) = recover::read_log(&config, held, options, disk, &hash)?;
-        let last_segment = log.position().segment;
+        let (log, replay, found) = recover::begin(&config, held, options, disk, &hash)?;
         let mut partitions = Vec::with_capacity(held);
-        let mut repairs = Vec::new();
-        for (rank, Found { state, store, wall_ms, repair }) in found.into_iter().enumerate() {
-            let ticks = (config.seed.rotate_right(8) as usize).wrapping_add(rank * 7);
-            let commands = state.chats.iter().flat_map(|chat| &chat.outbox).map(|place| place.command);
-            let payloads = state.inboxes.iter().flat_map(|inbox| &inbox.waiting).copied();
-            for location in commands.chain(payloads) {
-                if location.segment > last_segment && !location.segment.is_cold() {
-                    return Err(OpenError::BadCheckpoint);
-                }
-                log.hold(location);
-            }
-            repairs.extend(repair.map(|(why, rot)| (rank, why, rot)));
-            partitions.push(Partition::new(state, store, wall_ms, ticks, repair.is_none())?);
+        let mut progress = Vec::with_capacity(held);
+        for Found { state, wall_ms, progress: it } in found {
+            partitions.push(Partition::new(state, wall_ms)?);
+            progress.push(it);
         }
         let pointers = partitions.iter().flat_map(|it| &it.state.inboxes).map(|inbox| inbox.waiting.len()).sum();
         // With the largest command behind it an entry still fits a record.
@@ -144,7 +134,7 @@ impl Shard {
         let mut shard = Shard {
             now: Now::default(),
             log,
-            recovered,
+            recovered: Recovered::default(),
             partitions,
             dirty: Vec::new(),
             waiting_to_propose: Vec::new(),
@@ -185,17 +175,7 @@ impl Shard {
             told_wake_us: 0,
             config,
         };
-        for rot in shard.recovered.rot.clone() {
-            shard.note(rot.rot);
-        }
-        // Nobody is there yet who would have to be told.
-        let mut nothing = Effects::default();
-        for (p, why, rot) in repairs {
-            shard.begin_repair(&mut nothing, p, why, rot);
-        }
-        for p in 0..held {
-            shard.mark_dirty(p);
-        }
+        shard.replay(replay, disk, progress)?;
         Ok(shard)
     }
 
