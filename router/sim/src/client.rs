@@ -59,6 +59,8 @@ pub(crate) struct Client {
     pub(crate) next_probe: u64,
     /// The highest `client_seq` that ever went out.
     pub(crate) said: u64,
+    /// A planted fault: none of its acknowledgements arrives.
+    pub(crate) acks_drop: bool,
     /// Delivered, not kept yet.
     unkept: Vec<Delivery>,
     connect_at_us: u64,
@@ -87,6 +89,7 @@ impl Client {
             probes: BTreeMap::new(),
             next_probe: crate::work::PROBES,
             said: 0,
+            acks_drop: false,
             unkept: Vec::new(),
             connect_at_us,
             read_at_us: 0,

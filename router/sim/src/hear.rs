@@ -82,7 +82,7 @@ impl Client {
             let (frame, behind) = rest.split_at(length);
             rest = behind;
             match self.say(frame, model)? {
-                Some(_) if b.fuse.fires(Plant::AckDrops) => {}
+                Some(_) if self.acks_drop || b.fuse.fires(Plant::AckDrops) => self.acks_drop = true,
                 Some(floor) if b.fuse.fires(Plant::AckJumps) => self.builder.ack(&mut carried, floor + 1),
                 _ => carried.extend_from_slice(frame),
             }

@@ -2,8 +2,12 @@
 
 use whimbrel_core::limits::{Bounds, MS};
 
+use crate::plant::Plant;
 use crate::rng::Rng;
 use crate::socket::Pieces;
+
+/// In a world that forgets within this time it is waited for that, and looked whether it did.
+pub(crate) const FORGETS_SOON_US: u64 = 400 * MS;
 
 /// Drawn once a run.
 #[derive(Debug)]
@@ -121,6 +125,17 @@ impl Weather {
         weather
     }
 
+    /// What a planted fault needs to be seen, or must not meet.
+    pub(crate) fn suit(&mut self, plant: Plant) {
+        match plant {
+            // Only a world that is to forget soon is looked at for what it forgot.
+            Plant::CheckpointSilent => self.bounds.forget_after_us = FORGETS_SOON_US,
+            // With one that is not there, and the one before it damaged, there is none.
+            Plant::CheckpointLost => (self.checkpoint_rots_per_mille, self.read_fails_per_mille) = (0, 0),
+            _ => {}
+        }
+    }
+
     /// How a new connection cuts its bytes, and what its client's kernel holds for it.
     pub(crate) fn connection(&self, rng: &mut Rng) -> (Pieces, usize) {
         let pieces = match rng.below(1000) {
@@ -149,7 +164,7 @@ fn bounds(rng: &mut Rng) -> Bounds {
         lane_backlog: rng.pick(&[16, 256, usual.lane_backlog]),
         retry_after_ms: rng.pick(&[5, usual.retry_after_ms]),
         forget_after_us: rng.pick(&[
-            400 * MS,
+            FORGETS_SOON_US,
             4_000 * MS,
             usual.forget_after_us,
             usual.forget_after_us,

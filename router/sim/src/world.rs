@@ -17,7 +17,7 @@ use crate::rng::Rng;
 use crate::run::Run;
 use crate::stats::Stats;
 use crate::trace::Trace;
-use crate::weather::Weather;
+use crate::weather::{FORGETS_SOON_US, Weather};
 
 /// How long the healed world may take to come to rest: many times the longest retry of the protocol, and the time after which
 /// a silent connection is given up on both sides.
@@ -25,9 +25,6 @@ const REST_WITHIN_US: u64 = 400_000_000;
 
 /// Things that may happen in that time; more means that it turns in circles.
 const REST_WITHIN_THINGS: u64 = 1_000_000;
-
-/// Longer times to forget are not waited for.
-const FORGETS_WITHIN_US: u64 = 400 * MS;
 
 /// What is confirmed by the members' partitions is committed by then, so that an outbox lets go of it.
 const CONFIRMED_US: u64 = 1_500 * MS;
@@ -60,7 +57,8 @@ enum Actor {
 impl World {
     pub(crate) fn new(what: Run, trace: Trace) -> World {
         let mut rng = Rng::new(what.seed);
-        let weather = Weather::new(&mut rng.fork(1));
+        let mut weather = Weather::new(&mut rng.fork(1));
+        what.plant.into_iter().for_each(|plant| weather.suit(plant));
         let fuse = Fuse::new(what.plant, rng.fork(2), trace.clone());
         trace.line(format_args!("{weather:?}"));
         let disks = (0..weather.shards).map(|shard| SimDisk::new(shard, rng.next())).collect();
@@ -116,7 +114,7 @@ impl World {
     /// waits for it.
     fn forget(&mut self) -> Result<(), Violation> {
         let forget_after_us = self.b.weather.bounds.forget_after_us;
-        if forget_after_us > FORGETS_WITHIN_US {
+        if forget_after_us > FORGETS_SOON_US {
             return Ok(());
         }
         let until_us = self.b.now_us + forget_after_us + CONFIRMED_US;
