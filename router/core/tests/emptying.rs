@@ -33,7 +33,7 @@ struct Node {
 
 impl Node {
     fn start(mut disk: RamDisk) -> Node {
-        let bounds = Bounds { image_places: 1, forget_after_us: 8 * STEP_US, ..Bounds::default() };
+        let bounds = Bounds { image_places: 1, sorted_places: 1, forget_after_us: 8 * STEP_US, ..Bounds::default() };
         let options = LogOptions { segment_size: SEGMENT_BYTES, ..LogOptions::new(0) };
         let config = ShardConfig { shard: ShardId(0), shards: 1, partitions: 1, token_key: [0; 32], seed: 1, bounds };
         let shard = Shard::open(config, options, &mut disk).unwrap();

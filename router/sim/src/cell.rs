@@ -166,6 +166,7 @@ impl Cell {
             }
         }
         self.handle(Input::TurnEnd { more }, b);
+        b.stats.imaging_turns += u64::from(self.shard.is_imaging());
         self.carry_out(b, shared)?;
         self.conns.send(b);
         self.next_turn_us = b.now_us + if b.healed { HEALED_TURN_US } else { b.rng.around(b.weather.turn_us) };

@@ -59,6 +59,8 @@ stats! {
     hostile,
     /// Checkpoints written.
     checkpoints,
+    /// Turns that ended in the middle of making one.
+    imaging_turns,
     /// Checkpoints that could not be written.
     checkpoints_failed,
     /// Checkpoints that a crash left damaged.

@@ -122,7 +122,21 @@ impl Weather {
         };
         weather.bounds.scrub_interval_us = rng.pick(&[10_000 * MS, 100_000 * MS, Bounds::default().scrub_interval_us]);
         weather.bounds.image_places = rng.pick(&[1, 5, Bounds::default().image_places]);
+        weather.slices(rng);
         weather
+    }
+
+    /// How many turns a checkpoint takes, and whether what it noted is sorted in one.
+    fn slices(&mut self, rng: &mut Rng) {
+        let usual = Bounds::default();
+        // Where there is little time to forget, a checkpoint has to be made within an eighth of it.
+        let objects = if rng.per_mille(500) { usual.image_objects } else { rng.pick(&[1, 4, 20, 20]) };
+        let bounds = &mut self.bounds;
+        bounds.image_objects = if bounds.forget_after_us > FORGETS_SOON_US { objects } else { objects.max(20) };
+        bounds.image_slice_bytes =
+            rng.pick(&[200, usual.image_slice_bytes, usual.image_slice_bytes, usual.image_slice_bytes]);
+        bounds.image_piece_bytes = rng.pick(&[300, 5000, usual.image_piece_bytes, usual.image_piece_bytes]);
+        bounds.sorted_places = rng.pick(&[0, 5, usual.sorted_places]);
     }
 
     /// What a planted fault needs to be seen, or must not meet.
@@ -170,8 +184,6 @@ fn bounds(rng: &mut Rng) -> Bounds {
             usual.forget_after_us,
             usual.forget_after_us,
         ]),
-        checkpoint_segments: usual.checkpoint_segments,
-        image_places: usual.image_places,
-        scrub_interval_us: usual.scrub_interval_us,
+        ..usual
     }
 }
