@@ -5,8 +5,9 @@
 //! a restart, and then all that it needs has to be as it was.
 
 use std::fmt;
+use std::ops::Range;
 
-use whimbrel_storage::{Checked, Location, Rot};
+use whimbrel_storage::{Checked, Location, Rot, SegmentId};
 use whimbrel_wire::{Code, Kind};
 
 use crate::conn::Stage;
@@ -90,6 +91,16 @@ impl Shard {
     /// Partitions in repair.
     pub fn in_repair(&self) -> impl Iterator<Item = Repair> {
         self.partitions.iter().filter_map(|partition| partition.repair)
+    }
+
+    /// The partitions that serve and wait for something in these bytes of the log: for whoever checks what damage there must do.
+    pub fn waiting_in(&self, segment: SegmentId, bytes: Range<u32>) -> Vec<PartitionId> {
+        let waits = |p: &usize| {
+            let touches =
+                |it: Location| it.segment == segment && it.offset < bytes.end && bytes.start < it.offset + it.len;
+            self.partitions[*p].serving && self.places(*p).any(touches)
+        };
+        (0..self.partitions.len()).filter(waits).map(|p| self.config.partition_at(p)).collect()
     }
 
     /// Whether it is known of all that is in the log who needs it: only then may any of it go.

@@ -16,6 +16,8 @@ pub enum Plant {
     DiskRots,
     /// A block of the last write before a power cut is on stable storage elsewhere, which passes for a torn write.
     DiskMisdirects,
+    /// A scrubber keeps to itself what it found.
+    ScrubHides,
     /// The simulator believes that a block of a write lies elsewhere, and it does not.
     DamageHidden,
     /// A segment is reported for which the full disk has no bytes; power takes it along.
@@ -57,11 +59,12 @@ struct Facts {
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Plant; 19] = [
+    pub const ALL: [Plant; 20] = [
         Plant::DiskLies,
         Plant::DiskFlips,
         Plant::DiskRots,
         Plant::DiskMisdirects,
+        Plant::ScrubHides,
         Plant::DamageHidden,
         Plant::FullLies,
         Plant::FlushSilent,
@@ -125,6 +128,12 @@ impl Plant {
                 "disk-misdirects",
                 "a block of the last write before a power cut lies elsewhere, which passes for a torn write",
                 &[Check::Lost, Check::OutOfOrder, Check::Duplicate, Check::WrongAnswer, Check::Start],
+            ),
+            Plant::ScrubHides => (
+                "scrub-hides",
+                "a scrubber keeps to itself what it found",
+                // Where somebody is given what it found.
+                &[Check::Unnoticed, Check::Phantom],
             ),
             Plant::DamageHidden => (
                 "damage-hidden",

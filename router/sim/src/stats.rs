@@ -81,6 +81,18 @@ stats! {
     misdirected,
     /// Starts that noticed it.
     misdirected_noticed,
+    /// Segments in which something rotted while the node ran.
+    rots,
+    /// Those of which it was told.
+    rots_noticed,
+    /// Those that were used for something else before anybody noticed.
+    rots_gone,
+    /// Partitions that were in repair by it.
+    repairs,
+    /// Requests and connections that were refused for it.
+    in_repair_refused,
+    /// Worlds that came to rest with something damaged.
+    damaged_worlds,
     /// Starts that found something that could not be read, and left it at that.
     starts_unreadable,
     /// Starts that had one to go on from.

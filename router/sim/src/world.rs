@@ -14,10 +14,13 @@ use crate::model::Model;
 use crate::node::Node;
 use crate::plant::Fuse;
 use crate::rng::Rng;
+use crate::rot::Rots;
 use crate::run::Run;
 use crate::stats::Stats;
 use crate::trace::Trace;
 use crate::weather::{FORGETS_SOON_US, Weather};
+
+mod damaged;
 
 /// How long the healed world may take to come to rest: many times the longest retry of the protocol, and the time after which
 /// a silent connection is given up on both sides.
@@ -67,6 +70,7 @@ impl World {
             now_us: 0,
             wall_off_ms: 0,
             rng,
+            rots: Rots::new(what.seed),
             sockets: Vec::new(),
             fuse,
             trace,
@@ -104,6 +108,7 @@ impl World {
             self.happen()?;
         }
         self.heal();
+        self.rest_damaged()?;
         self.come_to_rest()?;
         self.model.complete()?;
         self.restart_and_look()?;
@@ -223,6 +228,12 @@ impl World {
         let chances =
             [w.crash_per_mille, w.stop_per_mille, w.hostile_per_mille, w.sleep_per_mille, w.wall_jump_per_mille];
         let [crash, stop, hostile, sleep, wall_jump] = chances.map(|chance| self.b.rng.per_mille(chance));
+        if let Some(node) = &mut self.node
+            && self.b.weather.rots_per_mille > 0
+            && self.b.rots.rng.per_mille(self.b.weather.rots_per_mille)
+        {
+            node.rot(&mut self.b);
+        }
         if crash && self.node.is_some() {
             self.b.stats.crashes += 1;
             self.crash();
