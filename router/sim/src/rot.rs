@@ -12,7 +12,7 @@ use whimbrel_core::{Shard, Trouble};
 use whimbrel_storage::inspect::{BatchFound, Part, SegmentFacts, parts};
 use whimbrel_storage::limits::PAGE_BYTES;
 use whimbrel_storage::ram::RamDisk;
-use whimbrel_storage::{BATCH_HEADER_BYTES, RECORD_HEADER_BYTES, RecordKind, Rot, SegmentId, record_bytes};
+use whimbrel_storage::{BATCH_HEADER_BYTES, RECORD_HEADER_BYTES, RecordKind, Rot, RotReason, SegmentId, record_bytes};
 
 use crate::rng::Rng;
 
@@ -112,7 +112,11 @@ impl Damage {
             && rot.offset < self.around.end
             && u64::from(self.around.start) < u64::from(rot.offset) + u64::from(rot.bytes);
         self.is_noticed |= is;
-        is
+        // A first batch that is not found may have been in the segment before, behind the last one there.
+        let is_before = rot.segment.next() == self.segment
+            && self.around.start == PAGE_BYTES
+            && matches!(rot.reason, RotReason::BatchMissing | RotReason::BatchMisplaced);
+        is || is_before
     }
 
     /// The segment was just read, so that whoever waits for something that is lost has to be in repair.
