@@ -108,6 +108,14 @@ impl Source {
     pub(crate) fn of(id: SegmentId, segment: &Segment) -> Source {
         Source { id, view: segment.view().clone(), generation: segment.generation }
     }
+
+    /// What cannot be read is zeros from here on, and no record.
+    fn read_in(&mut self, disk: &mut dyn Disk) -> io::Result<()> {
+        if let Some(copy) = disk.read_in(self.id, &self.view)? {
+            self.view = copy;
+        }
+        Ok(())
+    }
 }
 
 /// Copies that are on stable storage.
@@ -132,7 +140,8 @@ impl Copy {
         self.places.len()
     }
 
-    fn run(self, disk: &mut dyn Disk) -> io::Result<Copied> {
+    fn run(mut self, disk: &mut dyn Disk) -> io::Result<Copied> {
+        self.sources.iter_mut().try_for_each(|source| source.read_in(disk))?;
         let (generation, mut mapping) = match self.generation {
             Some(generation) => (generation, None),
             None => {
@@ -272,6 +281,9 @@ impl Erase {
     }
 
     fn step(&mut self, disk: &mut dyn Disk) -> io::Result<()> {
+        if self.next == FIRST_BATCH_OFFSET {
+            self.source.read_in(disk)?;
+        }
         let until = self.next.saturating_add(ERASE_STEP_BYTES).min(self.below);
         while self.next < until {
             let at = self.next as usize;

@@ -7,7 +7,7 @@ use whimbrel_core::ids::{ConnId, ShardId};
 use whimbrel_core::io::{Effect, Effects, Input, Moving};
 use whimbrel_core::lane::LaneItem;
 use whimbrel_core::{Shard, Trouble};
-use whimbrel_storage::{LogWrite, SegmentId};
+use whimbrel_storage::{ColdWork, LogWrite, SegmentId};
 use whimbrel_wire::Code;
 
 use crate::bottom::Bottom;
@@ -367,7 +367,10 @@ impl Cell {
             Effect::Checkpoint { number, bytes, last } => self.chores.checkpoint(chore_due(b), number, bytes, last),
             Effect::Scrub { is, mapping } => self.chores.scrub(chore_due(b), is, mapping),
             Effect::Tell(trouble) => return self.hear_of(&trouble, b),
-            Effect::Cold(work) => self.chores.cold(chore_due(b), work),
+            Effect::Cold(work) => {
+                let takes_us = if matches!(work, ColdWork::Sort(_)) && !b.healed { b.weather.sort_us } else { 0 };
+                self.chores.cold(chore_due(b) + takes_us, work);
+            }
             Effect::ReadIn { is, mapping } => self.chores.read_in(chore_due(b), is, mapping),
             Effect::WakeAt { mono_us } => self.wake_at_us = Some(mono_us.saturating_add(self.booted_us)),
             Effect::Stopped => self.stopped = true,

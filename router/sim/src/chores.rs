@@ -190,6 +190,8 @@ impl Chores {
             let in_place = matches!(done, Ok(Some(Input::CheckpointWritten { .. })));
             b.stats.checkpoints_unanswered += u64::from(in_place);
         }
+        let is_sort = |(_, chore): &&(u64, Chore)| matches!(chore, Chore::Cold(ColdWork::Sort(_)));
+        b.stats.sorts_cut += self.others.iter().filter(is_sort).count() as u64;
         if let Some((_, Chore::Cold(work))) = self.others.pop_front()
             && b.rng.per_mille(500)
         {
@@ -203,6 +205,7 @@ fn cold(work: ColdWork, disk: &mut SimDisk, b: &mut Bottom) -> Input<'static> {
     disk.evict(300, b);
     if !b.healed && b.rng.per_mille(b.weather.checkpoint_fails_per_mille) {
         // In the middle of what it writes.
+        b.stats.sorts_failed += u64::from(matches!(work, ColdWork::Sort(_)));
         let _ = work.run(&mut Unflushed { disk, fails: true });
         b.stats.moves_failed += 1;
         return Input::ColdFailed;

@@ -14,7 +14,7 @@ use crate::astray::Astray;
 use crate::bottom::Bottom;
 use crate::plant::{Fuse, Plant};
 use crate::rng::Rng;
-use crate::rot::Damage;
+use crate::rot::{Damage, Partly};
 
 /// Shorter stretches of a batch without zeros may be headers and tables, not payload.
 const PAYLOAD_STRETCH_MIN: usize = 64;
@@ -211,6 +211,7 @@ impl SimDisk {
         self.damage = Damage::new(&mut self.ram, &mut b.rots.rng);
         if let Some(damage) = &self.damage {
             b.stats.rots += 1;
+            b.stats.pages_unreadable += u64::from(damage.unreadable.is_some());
             b.trace.line(format_args!("s{} {damage}", self.shard));
         }
         self.evict(500, b);
@@ -237,17 +238,23 @@ impl SimDisk {
 
     /// Reads a segment in.
     pub(crate) fn read_in(&mut self, is: &SegmentIs, mapping: &Bytes, b: &mut Bottom) -> Checked {
-        if self.damage.as_ref().is_some_and(|damage| damage.segment == is.id) {
+        let damage = self.damage.as_ref().filter(|damage| damage.segment == is.id);
+        let unreadable = damage.and_then(|damage| damage.unreadable.clone());
+        if damage.is_some() {
             self.evict(700, b);
         }
         self.cached.insert(is.id);
-        check_segment(is, &mut Memory(mapping))
+        let is_in_memory = self.damage.as_ref().is_none_or(|damage| !damage.is_in(mapping));
+        let unreadable = if is_in_memory { None } else { unreadable };
+        check_segment(is, &mut Partly { bytes: mapping, unreadable: unreadable.as_slice() })
     }
 
     /// Reads a segment past the page cache.
     pub(crate) fn scrub(&self, is: &SegmentIs, mapping: &Bytes) -> Checked {
-        match self.ram.on_disk(is.id).filter(|_| self.damage.is_some()) {
-            Some(bytes) => check_segment(is, &mut Memory(&bytes)),
+        let damage = self.damage.as_ref().filter(|damage| damage.segment == is.id);
+        let unreadable = damage.and_then(|damage| damage.unreadable.clone());
+        match damage.and_then(|_| self.ram.on_disk(is.id)) {
+            Some(bytes) => check_segment(is, &mut Partly { bytes: &bytes, unreadable: unreadable.as_slice() }),
             None => check_segment(is, &mut Memory(mapping)),
         }
     }

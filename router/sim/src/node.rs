@@ -126,7 +126,9 @@ impl Node {
         let mut disks: Vec<SimDisk> = self.cells.into_iter().map(|cell| cell.crash(how, b)).collect();
         for disk in &mut disks {
             // Somebody has brought a copy of what was damaged, or will later.
-            if disk.damage.as_ref().is_some_and(|damage| damage.is_gone) || b.rots.rng.per_mille(MENDED_PER_MILLE) {
+            if disk.damage.as_ref().is_some_and(|damage| damage.is_gone || damage.unreadable.is_some())
+                || b.rots.rng.per_mille(MENDED_PER_MILLE)
+            {
                 disk.mend(b);
             }
         }

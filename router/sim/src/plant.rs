@@ -187,7 +187,7 @@ impl Plant {
 /// A plant fires at most once in so many opportunities.
 pub const RARITY: u64 = 200;
 
-/// The same of one that has few of them in a seed: checkpoints.
+/// The same of one that has few of them in a seed, or of which most do no harm.
 pub const RARITY_OF_FEW: u64 = 10;
 
 /// Decides when a planted bug fires: first at one of its first [`RARITY`] opportunities, which the seed decides, and never
@@ -206,7 +206,7 @@ impl Fuse {
     /// A fuse for a run.
     pub fn new(plant: Option<Plant>, mut rng: Rng, trace: Trace) -> Fuse {
         let rarity = match plant {
-            Some(Plant::CheckpointSilent | Plant::CheckpointLost) => RARITY_OF_FEW,
+            Some(Plant::CheckpointSilent | Plant::CheckpointLost | Plant::DiskMisdirects) => RARITY_OF_FEW,
             _ => RARITY,
         };
         let fires_at = rng.below(rarity);

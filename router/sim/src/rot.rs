@@ -12,7 +12,9 @@ use whimbrel_core::{Shard, Trouble};
 use whimbrel_storage::inspect::{BatchFound, Part, SegmentFacts, parts};
 use whimbrel_storage::limits::PAGE_BYTES;
 use whimbrel_storage::ram::RamDisk;
-use whimbrel_storage::{BATCH_HEADER_BYTES, RECORD_HEADER_BYTES, RecordKind, Rot, RotReason, SegmentId, record_bytes};
+use whimbrel_storage::{
+    BATCH_HEADER_BYTES, RECORD_HEADER_BYTES, RecordKind, Rot, RotReason, SegmentId, Source, record_bytes,
+};
 
 use crate::rng::Rng;
 
@@ -42,6 +44,8 @@ pub(crate) struct Damage {
     batch: Option<u64>,
     /// Records that are lost by it: whose, and where.
     lost: Vec<(u16, Range<u32>)>,
+    /// The disk does not give this page, until it is looked at again at a start.
+    pub(crate) unreadable: Option<Range<u32>>,
     /// Whose they were is not written anywhere any more.
     is_unknown: bool,
     /// Who else may be in repair since the last start: of whom nothing shows that he lost nothing.
@@ -76,7 +80,15 @@ impl Damage {
         let good = ram.on_disk(segment)?;
         let batches = batches(&good);
         let batch = batches.get(rng.index(batches.len()))?;
-        let bytes = if rng.per_mille(100) {
+        let mut unreadable = None;
+        let bytes = if !segment.is_cold() && rng.per_mille(200) {
+            let page =
+                batch.offset + rng.below(u64::from((batch.end() - batch.offset) / PAGE_BYTES)) as u32 * PAGE_BYTES;
+            unreadable = Some(page..page + PAGE_BYTES);
+            // To checksums it is zeros.
+            let bytes = (page..).zip(&good[page as usize..]).take(PAGE_BYTES as usize);
+            bytes.filter(|(_, was)| **was != 0).map(|(offset, was)| (offset, *was, 0)).collect()
+        } else if rng.per_mille(100) {
             vec![flip(&good, rng.below(64) as u32, rng)]
         } else if !segment.is_cold() && rng.per_mille(300) {
             // Cold ones are written in places, so that nobody could say later what a block of another would have been.
@@ -84,6 +96,10 @@ impl Damage {
         } else {
             vec![flip(&good, place_in(batch, rng), rng)]
         };
+        if bytes.is_empty() {
+            // A page of zeros is as good as it was.
+            return None;
+        }
         for (offset, _, is) in &bytes {
             ram.rot(segment, *offset, &[*is]).ok()?;
         }
@@ -92,7 +108,8 @@ impl Damage {
         let (lost, is_unknown) = if in_head { (Vec::new(), false) } else { losses(batch, &bytes) };
         let batch = (!in_head && !segment.is_cold()).then_some(batch.number);
         let unproven = BTreeSet::new();
-        Some(Damage { segment, bytes, around, batch, lost, is_unknown, unproven, is_noticed: false, is_gone: false })
+        let (is_noticed, is_gone) = (false, false);
+        Some(Damage { segment, bytes, around, batch, lost, unreadable, is_unknown, unproven, is_noticed, is_gone })
     }
 
     /// Whether it is what a shard tells of.
@@ -152,6 +169,22 @@ impl Damage {
         for (offset, was, is) in self.bytes.into_iter().filter(|_| !self.is_gone) {
             let _ = ram.mend(self.segment, offset, was, is);
         }
+    }
+}
+
+/// Bytes of a segment, of which some cannot be read.
+pub(crate) struct Partly<'a> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) unreadable: &'a [Range<u32>],
+}
+
+impl Source for Partly<'_> {
+    fn at(&mut self, range: Range<u32>) -> &[u8] {
+        &self.bytes[range.start as usize..range.end as usize]
+    }
+
+    fn unreadable(&self) -> &[Range<u32>] {
+        self.unreadable
     }
 }
 

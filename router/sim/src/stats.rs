@@ -83,6 +83,8 @@ stats! {
     misdirected_noticed,
     /// Segments in which something rotted while the node ran.
     rots,
+    /// Those of which a page could not be read.
+    pages_unreadable,
     /// Those of which it was told.
     rots_noticed,
     /// Those that were used for something else before anybody noticed.
@@ -107,6 +109,10 @@ stats! {
     erased,
     /// Lists of what waits that were sorted off the core.
     sorted,
+    /// Lists that were not, for the work on them failed.
+    sorts_failed,
+    /// Lists that a crash found in the middle of it.
+    sorts_cut,
     /// Work on them that failed.
     moves_failed,
     /// Segments that were read to see whether they are as they were written.

@@ -47,6 +47,8 @@ pub(crate) struct Weather {
     pub(crate) misdirects_per_million: u64,
     /// How often a segment that nobody writes any more rots, per thing that happens.
     pub(crate) rots_per_mille: u64,
+    /// How long it takes to sort a list of what waits, beside what everything takes.
+    pub(crate) sort_us: u64,
     /// How often a start finds something that cannot be read, once.
     pub(crate) read_fails_per_mille: u64,
     /// Mean time between two things that one client does.
@@ -122,19 +124,21 @@ impl Weather {
             misdirects_per_million: calm(rng.pick(&[0, 10_000, 50_000])),
             read_fails_per_mille: calm(rng.pick(&[0, 100, 300])),
             rots_per_mille: 0,
+            sort_us: 0,
         };
         weather.bounds.scrub_interval_us = rng.pick(&[10_000 * MS, 100_000 * MS, Bounds::default().scrub_interval_us]);
         weather.bounds.image_places = rng.pick(&[1, 5, Bounds::default().image_places]);
         weather.slices(rng);
-        weather.rots_per_mille = calm(rng.pick(&[0, 0, 1, 4]));
+        weather.rots_per_mille = calm(rng.pick(&[0, 0, 1, 2]));
         weather.rotten(rng);
+        weather.sort_us = rng.pick(&[0, 0, 0, 20_000, 2_000_000]);
         weather
     }
 
     /// Where something may rot, all is read within a time that can be waited for.
     fn rotten(&mut self, rng: &mut Rng) {
         if self.rots_per_mille > 0 {
-            self.bounds.scrub_interval_us = rng.pick(&[300 * MS, 3_000 * MS, 20_000 * MS]);
+            self.bounds.scrub_interval_us = rng.pick(&[300 * MS, 1_500 * MS, 6_000 * MS]);
         }
     }
 
@@ -158,6 +162,10 @@ impl Weather {
             Plant::CheckpointSilent => self.bounds.forget_after_us = FORGETS_SOON_US,
             // With one that is not there, and the one before it damaged, there is none.
             Plant::CheckpointLost => (self.checkpoint_rots_per_mille, self.read_fails_per_mille) = (0, 0),
+            Plant::DamageHidden => {
+                self.misdirects_per_million = 50_000;
+                self.crash_per_mille = self.crash_per_mille.max(1);
+            }
             Plant::ScrubHides => {
                 self.rots_per_mille = 4;
                 self.bounds.scrub_interval_us = 300 * MS;
