@@ -14,7 +14,7 @@ use std::io;
 use bytes::Bytes;
 
 use crate::layout::{self, BATCH_HEADER_BYTES, BatchHeader, FIRST_BATCH_OFFSET, RECORD_HEADER_BYTES, SegmentHeader};
-use crate::limits::PAGE_BYTES;
+use crate::limits::{BATCH_MAX_BYTES, PAGE_BYTES};
 use crate::segments::Segment;
 use crate::{Disk, Location, LogOptions, RecordHeader, RecordKind, SegmentId};
 
@@ -86,14 +86,36 @@ impl ColdWork {
 pub struct Copy {
     /// Ascending.
     places: Vec<Location>,
-    /// Of the segments that they are in, ascending.
-    sources: Vec<(SegmentId, Bytes)>,
+    /// The segments that they are in, ascending.
+    sources: Vec<Source>,
     segment: SegmentId,
     size_bytes: u32,
     /// Of the cold segment; `None` if it has to be made.
     generation: Option<u64>,
     offset: u32,
     batch: u64,
+}
+
+/// A segment as it is read. Its generation is known from its start on: what its first page says may be damaged.
+#[derive(Debug)]
+pub(crate) struct Source {
+    id: SegmentId,
+    view: Bytes,
+    generation: u64,
+}
+
+impl Source {
+    pub(crate) fn of(id: SegmentId, segment: &Segment) -> Source {
+        Source { id, view: segment.view().clone(), generation: segment.generation }
+    }
+
+    /// What cannot be read is zeros from here on, and no record.
+    fn read_in(&mut self, disk: &mut dyn Disk) -> io::Result<()> {
+        if let Some(copy) = disk.read_in(self.id, &self.view)? {
+            self.view = copy;
+        }
+        Ok(())
+    }
 }
 
 /// Copies that are on stable storage.
@@ -118,7 +140,8 @@ impl Copy {
         self.places.len()
     }
 
-    fn run(self, disk: &mut dyn Disk) -> io::Result<Copied> {
+    fn run(mut self, disk: &mut dyn Disk) -> io::Result<Copied> {
+        self.sources.iter_mut().try_for_each(|source| source.read_in(disk))?;
         let (generation, mut mapping) = match self.generation {
             Some(generation) => (generation, None),
             None => {
@@ -131,10 +154,10 @@ impl Copy {
         let seed = layout::record_seed(self.batch);
         let (mut moved, mut rotten) = (Vec::with_capacity(self.places.len()), Vec::new());
         let mut batch = vec![0; BATCH_HEADER_BYTES as usize];
-        for (id, view) in &self.sources {
-            let from = self.places.partition_point(|place| place.segment < *id);
-            let to = self.places.partition_point(|place| place.segment <= *id);
-            each_payload(view, &self.places[from..to], |place, found| {
+        for source in &self.sources {
+            let from = self.places.partition_point(|place| place.segment < source.id);
+            let to = self.places.partition_point(|place| place.segment <= source.id);
+            each_payload(source, &self.places[from..to], |place, found| {
                 let Some((record, payload)) = found else { return rotten.push(place) };
                 let header = RecordHeader { kind: RecordKind::Moved, ..record };
                 let offset = self.offset + batch.len() as u32;
@@ -175,15 +198,14 @@ impl Copy {
 /// Finds these places, which are ascending, in a segment, and gives each with the header of its record and its bytes, if all
 /// that the record's checksums cover is as it was written.
 fn each_payload<'a>(
-    segment: &'a [u8],
+    Source { view: segment, generation, .. }: &'a Source,
     places: &[Location],
     mut each: impl FnMut(Location, Option<(RecordHeader, &'a [u8])>),
 ) {
     let mut left = places.iter().copied().peekable();
-    let generation = SegmentHeader::decode(segment).map_or(0, |header| header.generation);
     let mut at = FIRST_BATCH_OFFSET;
     while let Some(next) = left.peek().copied() {
-        let Some(header) = BatchHeader::at(segment, at, generation) else {
+        let Some(header) = BatchHeader::at(segment, at, *generation) else {
             // Rot, for nothing waits behind the last batch. What is in the batches behind it is found again.
             at = at.saturating_add(PAGE_BYTES);
             if at as usize >= segment.len() {
@@ -232,8 +254,7 @@ fn in_batch<'a>(batch: &'a [u8], header: &BatchHeader, mut each: impl FnMut(Reco
 /// A cold segment of which all is to be zeros but its headers and what is pointed to.
 #[derive(Debug)]
 pub struct Erase {
-    segment: SegmentId,
-    view: Bytes,
+    source: Source,
     /// Place and length of each payload that stays, ascending.
     keep: Vec<(u32, u32)>,
     /// Where the next step begins, and where it ends.
@@ -246,7 +267,7 @@ pub struct Erase {
 impl Erase {
     /// Which segment.
     pub fn segment(&self) -> SegmentId {
-        self.segment
+        self.source.id
     }
 
     /// Whether nothing is left to be done.
@@ -260,22 +281,42 @@ impl Erase {
     }
 
     fn step(&mut self, disk: &mut dyn Disk) -> io::Result<()> {
-        let generation = SegmentHeader::decode(&self.view).map_or(0, |header| header.generation);
+        if self.next == FIRST_BATCH_OFFSET {
+            self.source.read_in(disk)?;
+        }
         let until = self.next.saturating_add(ERASE_STEP_BYTES).min(self.below);
         while self.next < until {
             let at = self.next as usize;
-            let header = BatchHeader::at(&self.view, self.next, generation);
+            let header = self.header(self.next);
             let len = header.map_or(PAGE_BYTES, |header| layout::padded(header.length)) as usize;
-            let now = &self.view[at..at + len];
+            if header.is_none() && self.may_be_of_batch(self.next) {
+                self.next += len as u32;
+                continue;
+            }
+            let now = &self.source.view[at..at + len];
             let wanted = self.wanted(now, header.as_ref());
             if let Some(changed) = difference(now, &wanted) {
                 let offset = self.next + changed.start as u32;
-                disk.write(self.segment, offset, &wanted[changed.clone()])?;
+                disk.write(self.source.id, offset, &wanted[changed.clone()])?;
                 self.written += changed.len() as u64;
             }
             self.next += len as u32;
         }
         Ok(())
+    }
+
+    fn header(&self, at: u32) -> Option<BatchHeader> {
+        BatchHeader::at(&self.source.view, at, self.source.generation)
+    }
+
+    /// Whether a page without the header of a batch may be of one of which something is pointed to: then its header is damaged,
+    /// and all of it stays, for with its bytes back what is pointed to is found again.
+    fn may_be_of_batch(&self, page: u32) -> bool {
+        let Some((next, _)) = self.keep.get(self.keep.partition_point(|(offset, len)| offset + len <= page)) else {
+            return false;
+        };
+        let mut between = (page..=*next).step_by(PAGE_BYTES as usize);
+        *next < page.saturating_add(BATCH_MAX_BYTES) && between.all(|page| self.header(page).is_none())
     }
 
     /// A batch, or a page that is not in one, as it is to be.
@@ -290,7 +331,13 @@ impl Erase {
             let seed = layout::record_seed(header.number);
             let mut at = BATCH_HEADER_BYTES as usize;
             for _ in 0..header.records {
-                let Some((_, len)) = layout::decode_record_header(&now[at..], seed, header.offset + at as u32) else {
+                let offset = header.offset + at as u32;
+                let Some((_, len)) = layout::decode_record_header(&now[at..], seed, offset) else {
+                    // Damaged. Behind it nothing is found before its bytes are back, and then only with all that lies between.
+                    let end = self.next + now.len() as u32;
+                    if self.keep.iter().any(|(place, _)| (offset..end).contains(place)) {
+                        stay(at, now.len());
+                    }
                     break;
                 };
                 stay(at, at + RECORD_HEADER_BYTES as usize);
@@ -406,12 +453,12 @@ impl Cold {
         &mut self,
         options: &LogOptions,
         queue: &mut VecDeque<Location>,
-        hot_view: impl Fn(SegmentId) -> Option<Bytes>,
+        hot: impl Fn(SegmentId) -> Option<Source>,
     ) -> Option<Copy> {
         if self.copying {
             return None;
         }
-        let (mut places, mut sources, mut length) = (Vec::new(), Vec::<(SegmentId, Bytes)>::new(), BATCH_HEADER_BYTES);
+        let (mut places, mut sources, mut length) = (Vec::new(), Vec::<Source>::new(), BATCH_HEADER_BYTES);
         while let Some(place) = queue.front().copied() {
             let record = layout::record_bytes(place.len as usize) as u32;
             if length + record > options.batch_max {
@@ -422,14 +469,14 @@ impl Cold {
                 queue.pop_front();
                 continue;
             }
-            if sources.last().is_none_or(|(id, _)| *id != place.segment) {
-                let cold = self.get(place.segment).map(|segment| segment.view().clone());
-                let Some(view) = cold.or_else(|| hot_view(place.segment)) else {
+            if sources.last().is_none_or(|source| source.id != place.segment) {
+                let cold = self.get(place.segment).map(|segment| Source::of(place.segment, segment));
+                let Some(source) = cold.or_else(|| hot(place.segment)) else {
                     // It was let go since, and all that waited there.
                     queue.pop_front();
                     continue;
                 };
-                sources.push((place.segment, view));
+                sources.push(source);
             }
             length += record;
             places.push(place);
@@ -516,8 +563,7 @@ impl Cold {
             return None;
         }
         Some(Erase {
-            segment: id,
-            view: it.segment.view().clone(),
+            source: Source::of(id, &it.segment),
             keep,
             next: FIRST_BATCH_OFFSET,
             below: it.settled,
@@ -526,7 +572,7 @@ impl Cold {
     }
 
     pub(crate) fn erased(&mut self, erase: &Erase) {
-        if let Some(it) = self.list.get_mut(&erase.segment)
+        if let Some(it) = self.list.get_mut(&erase.source.id)
             && it.settled == it.end
             && erase.below == it.end
         {

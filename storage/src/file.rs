@@ -10,7 +10,7 @@ use rustix::fs::FallocateFlags;
 use rustix::io::{Errno, ReadWriteFlags};
 
 use crate::layout::SegmentHeader;
-use crate::scrub::{FileSource, SegmentIs};
+use crate::scrub::{FileSource, SegmentIs, Source};
 use crate::{Arriving, Disk, Position, SegmentId, end, mapping};
 
 /// Zeros are written in pieces of this size.
@@ -292,6 +292,19 @@ impl Disk for FileDisk {
 
     fn read_ahead(&mut self, segments: Vec<Bytes>) -> io::Result<Arriving> {
         Arriving::start(segments)
+    }
+
+    fn read_in(&mut self, id: SegmentId, view: &Bytes) -> io::Result<Option<Bytes>> {
+        if mapping::read_in(view).is_ok() {
+            return Ok(None);
+        }
+        let mut source = FileSource::open(&self.path(id), view.len() as u32, None)?;
+        let mut copy = Vec::with_capacity(view.len());
+        while copy.len() < view.len() {
+            let from = copy.len() as u32;
+            copy.extend_from_slice(source.at(from..(from + ZEROS_BYTES as u32).min(view.len() as u32)));
+        }
+        Ok(Some(copy.into()))
     }
 
     fn write(&mut self, id: SegmentId, offset: u32, bytes: &[u8]) -> io::Result<()> {

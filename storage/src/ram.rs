@@ -62,6 +62,14 @@ struct Segment {
     memory: Arc<Memory>,
     /// Sectors written and not flushed, with what is on stable storage of them.
     unflushed: BTreeMap<u32, [u8; SECTOR]>,
+    /// Sectors of which other bytes are on stable storage than were written. What is read is what was.
+    rotten: BTreeMap<u32, [u8; SECTOR]>,
+}
+
+impl Segment {
+    fn new(memory: Memory) -> Segment {
+        Segment { memory: Arc::new(memory), unflushed: BTreeMap::new(), rotten: BTreeMap::new() }
+    }
 }
 
 impl RamDisk {
@@ -130,7 +138,9 @@ impl RamDisk {
         }
         let segment = segment(&mut self.segments, id)?;
         let sectors = sectors(&(range.start as usize..range.end as usize));
-        segment.unflushed.retain(|sector, _| !sectors.contains(sector));
+        for sector in segment.unflushed.extract_if(sectors, |_, _| true).map(|(sector, _)| sector) {
+            segment.rotten.remove(&sector);
+        }
         Ok(())
     }
 
@@ -139,8 +149,8 @@ impl RamDisk {
         if self.faults.flush {
             return Err(eio("flush"));
         }
-        self.segments.values_mut().for_each(|segment| segment.unflushed.clear());
-        Ok(())
+        let ids: Vec<SegmentId> = self.segments().collect();
+        ids.into_iter().try_for_each(|id| self.flush(id, 0..u32::MAX))
     }
 
     /// Sectors that were written and not flushed, in order.
@@ -159,12 +169,16 @@ impl RamDisk {
         after.checkpoints = self.checkpoints.clone();
         for (&id, segment) in &self.segments {
             let memory = segment.memory.copy();
+            let mut rotten = segment.rotten.clone();
             for (&sector, stable) in &segment.unflushed {
-                if !survives(id, sector) {
+                if survives(id, sector) {
+                    rotten.remove(&sector);
+                } else {
                     memory.write(sector as usize * SECTOR, stable);
                 }
             }
-            after.segments.insert(id, Segment { memory: Arc::new(memory), unflushed: BTreeMap::new() });
+            rotten.iter().for_each(|(&sector, stable)| memory.write(sector as usize * SECTOR, stable));
+            after.segments.insert(id, Segment::new(memory));
         }
         after
     }
@@ -184,6 +198,49 @@ impl RamDisk {
         segment.memory.write(range.start, &sector[at..=at]);
         if let Some(stable) = segment.unflushed.get_mut(&(offset / SECTOR_BYTES)) {
             stable[at] ^= 1 << (bit % 8);
+        }
+        Ok(())
+    }
+
+    /// Puts other bytes on stable storage, as rot does beneath a page cache: those that are read are the same until
+    /// [`RamDisk::evict`] or a loss of power, and those that are written there again are what is on stable storage.
+    pub fn rot(&mut self, id: SegmentId, offset: u32, bytes: &[u8]) -> io::Result<()> {
+        let segment = segment(&mut self.segments, id)?;
+        let range = segment.memory.check(offset as usize, bytes.len())?;
+        for (at, byte) in range.zip(bytes) {
+            let sector = (at / SECTOR) as u32;
+            let stable = || segment.unflushed.get(&sector).copied().unwrap_or_else(|| segment.memory.sector(sector));
+            segment.rotten.entry(sector).or_insert_with(stable)[at % SECTOR] = *byte;
+        }
+        Ok(())
+    }
+
+    /// Nothing of a segment is in the page cache any more but what is to be written: what is on stable storage is read.
+    pub fn evict(&mut self, id: SegmentId) {
+        if let Some(Segment { memory, unflushed, rotten }) = self.segments.get_mut(&id) {
+            for (sector, stable) in rotten.extract_if(.., |sector, _| !unflushed.contains_key(sector)) {
+                memory.write(sector as usize * SECTOR, &stable);
+            }
+        }
+    }
+
+    /// All bytes of a segment as somebody reads them who goes past the page cache.
+    pub fn on_disk(&self, id: SegmentId) -> Option<Vec<u8>> {
+        let Segment { memory, unflushed, rotten } = self.segments.get(&id)?;
+        let mut bytes = memory.all().to_vec();
+        for (&sector, stable) in rotten.iter().filter(|(sector, _)| !unflushed.contains_key(sector)) {
+            bytes[sector as usize * SECTOR..][..SECTOR].copy_from_slice(stable);
+        }
+        Some(bytes)
+    }
+
+    /// What rot made of a byte is as it was, if nothing else was written there since.
+    pub fn mend(&mut self, id: SegmentId, offset: u32, was: u8, is: u8) -> io::Result<()> {
+        let segment = segment(&mut self.segments, id)?;
+        let at = segment.memory.check(offset as usize, 1)?.start;
+        segment.rotten.remove(&(offset / SECTOR_BYTES));
+        if segment.memory.all()[at] == is {
+            segment.memory.write(at, &[was]);
         }
         Ok(())
     }
@@ -262,9 +319,9 @@ impl Disk for RamDisk {
         self.made += 1;
         let generation = mix(self.seed ^ mix(u64::from(self.shard) << 48 ^ self.made));
         let header = SegmentHeader { shard: self.shard, id, size_bytes, generation };
-        let memory = Arc::new(Memory::new(size_bytes as usize));
+        let memory = Memory::new(size_bytes as usize);
         memory.write(0, &header.encode());
-        self.segments.insert(id, Segment { memory, unflushed: BTreeMap::new() });
+        self.segments.insert(id, Segment::new(memory));
         if self.checkpoints.is_empty() {
             self.reserve(0);
         }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::checkpoint::Checkpoint;
-use crate::cold::{Cold, Copy};
+use crate::cold::{Cold, Copy, Source};
 use crate::{Location, LogOptions, SegmentId};
 
 /// A segment that is there and mapped.
@@ -212,7 +212,7 @@ impl Segments {
         let Segments { first, list, cold, .. } = self;
         cold.plan_copy(options, places, |id| {
             let slot = id.0.checked_sub(first.0)? as usize;
-            list.get(slot)?.as_ref().map(|segment| segment.view().clone())
+            list.get(slot)?.as_ref().map(|segment| Source::of(id, segment))
         })
     }
 

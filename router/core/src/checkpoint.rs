@@ -11,7 +11,7 @@ use crate::emptying::Marks;
 use crate::ids::{ConnId, InboxId, InboxSeq};
 use crate::image::{self, Head, Sizes};
 use crate::io::{Effect, Effects};
-use crate::limits;
+use crate::limits::{self, Bounds};
 use crate::outbox::TargetRef;
 use crate::partition::PartitionState;
 use crate::shard::Shard;
@@ -314,10 +314,10 @@ impl Shard {
         self.rounds.next_us = self.now.mono_us + self.config.bounds.forget_after_us / limits::FORGET_STEPS;
         self.rounds.round += 1;
         self.rounds.written_bytes = self.log.written_bytes();
-        let piece = Vec::with_capacity(limits::IMAGE_PIECE_BYTES + limits::IMAGE_SLICE_BYTES);
+        let Bounds { image_piece_bytes, image_slice_bytes, image_places: places, .. } = self.config.bounds;
+        let piece = Vec::with_capacity(image_piece_bytes + image_slice_bytes);
         let round = self.rounds.round;
         let marks = self.begin_marks(position, writer.checkpoint().number);
-        let places = self.config.bounds.image_places;
         let sweep = Sweep { writer, round, p: 0, sizes: None, next: 0, piece, marks, places, bytes: 0, outstanding: 0 };
         self.sweep = Some(sweep);
     }
@@ -332,12 +332,13 @@ impl Shard {
     /// Makes a slice of the images; true once all are made.
     fn sweep_slice(&mut self, fx: &mut Effects, sweep: &mut Sweep) -> bool {
         let since = sweep.piece.len();
-        for _ in 0..limits::IMAGE_SLICE_OBJECTS {
-            if sweep.piece.len() >= limits::IMAGE_PIECE_BYTES {
+        let Bounds { image_objects, image_slice_bytes, image_piece_bytes, .. } = self.config.bounds;
+        for _ in 0..image_objects {
+            if sweep.piece.len() >= image_piece_bytes {
                 sweep.give_out(fx);
                 return false;
             }
-            if sweep.piece.len() - since >= limits::IMAGE_SLICE_BYTES {
+            if sweep.piece.len() - since >= image_slice_bytes {
                 return false;
             }
             let Some(partition) = self.partitions.get_mut(sweep.p) else { return true };

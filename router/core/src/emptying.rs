@@ -174,7 +174,7 @@ impl Shard {
         }
         // What is left to be copied was noted by the checkpoint before.
         let mut sort = if self.emptying.queue.is_empty() { self.emptying.noted.take() } else { None };
-        if let Some(mut few) = sort.take_if(|sort| sort.places() as u64 <= self.config.bounds.image_places) {
+        if let Some(mut few) = sort.take_if(|sort| sort.places() <= self.config.bounds.sorted_places) {
             few.run();
             self.on_sorted(few);
         }

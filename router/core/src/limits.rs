@@ -63,15 +63,6 @@ pub const ANSWER_MAX_BYTES: usize = 1024;
 /// A device may have this part of [`Bounds::inbox_pointers`] waiting when more than half of them are in use.
 pub const INBOX_SHARE: usize = 64;
 
-/// Bytes of an image that one turn makes, about: a fifth of a millisecond's work.
-pub const IMAGE_SLICE_BYTES: usize = 64 * 1024;
-
-/// Objects, or pieces of them, that one turn makes images of at most.
-pub const IMAGE_SLICE_OBJECTS: usize = 512;
-
-/// Bytes of an image that are written at once.
-pub const IMAGE_PIECE_BYTES: usize = 256 * 1024;
-
 /// Pieces of a checkpoint that were given out and not taken: while there are so many, no more of it is made.
 pub const IMAGE_PIECES_MAX: u32 = 4;
 
@@ -143,6 +134,14 @@ pub struct Bounds {
     pub forget_after_us: u64,
     /// Places of an inbox that go into an image at a time; 2,048 are 24 KiB.
     pub image_places: u64,
+    /// Objects, or pieces of them, that one turn makes images of at most.
+    pub image_objects: u32,
+    /// Bytes of an image that one turn makes, about: of 64 KiB a fifth of a millisecond's work.
+    pub image_slice_bytes: usize,
+    /// Bytes of an image that are written at once.
+    pub image_piece_bytes: usize,
+    /// So many places of what a checkpoint noted are sorted on the core; of more that takes longer than a turn may.
+    pub sorted_places: usize,
     /// A checkpoint is begun when the log has grown by so many segments since the last one, so that what is dead in it is let go
     /// long before its time is up, and a start reads little.
     pub checkpoint_segments: u64,
@@ -165,6 +164,10 @@ impl Default for Bounds {
             retry_after_ms: 200,
             forget_after_us: 600_000 * MS,
             image_places: 2048,
+            image_objects: 512,
+            image_slice_bytes: 64 * 1024,
+            image_piece_bytes: 256 * 1024,
+            sorted_places: 2048,
             checkpoint_segments: 4,
             scrub_interval_us: 86_400_000 * MS,
         }

@@ -5,8 +5,9 @@
 //! a restart, and then all that it needs has to be as it was.
 
 use std::fmt;
+use std::ops::Range;
 
-use whimbrel_storage::{Checked, Location, Rot};
+use whimbrel_storage::{Checked, Location, Rot, SegmentId};
 use whimbrel_wire::{Code, Kind};
 
 use crate::conn::Stage;
@@ -92,6 +93,16 @@ impl Shard {
         self.partitions.iter().filter_map(|partition| partition.repair)
     }
 
+    /// The partitions that serve and wait for something in these bytes of the log: for whoever checks what damage there must do.
+    pub fn waiting_in(&self, segment: SegmentId, bytes: Range<u32>) -> Vec<PartitionId> {
+        let waits = |p: &usize| {
+            let touches =
+                |it: Location| it.segment == segment && it.offset < bytes.end && bytes.start < it.offset + it.len;
+            self.partitions[*p].serving && self.partitions[*p].state.places().any(touches)
+        };
+        (0..self.partitions.len()).filter(waits).map(|p| self.config.partition_at(p)).collect()
+    }
+
     /// Whether it is known of all that is in the log who needs it: only then may any of it go.
     pub(crate) fn may_let_go(&self) -> bool {
         self.is_whole && self.in_repair == 0
@@ -173,17 +184,19 @@ impl Shard {
             return;
         }
         for p in 0..self.partitions.len() {
-            // Of one that does not serve yet more is known once it does.
-            let serving = self.partitions[p].serving;
             let lost = |place: Location| match is_cold {
                 // Behind the end that was found there may be more by now.
                 true => checked.rot.iter().copied().find(|rot| rot.touches(place)),
                 false => checked.lost(place),
             };
-            let lost = self.partitions[p].state.places().find_map(lost).filter(|_| serving);
-            if let Some(rot) = lost {
+            let found = self.partitions[p].state.places().find_map(lost);
+            let Some(rot) = found else { continue };
+            if self.partitions[p].serving {
                 self.note(rot);
-                self.begin_repair(fx, p, Why::Waiting, lost);
+                self.begin_repair(fx, p, Why::Waiting, found);
+            } else if is_cold && self.partitions[p].repair.is_none() {
+                // Whether it waits for that is known once it has applied all that is in its log, and nobody is told before.
+                self.doubtful.extend(&checked.rot);
             }
         }
     }
@@ -205,10 +218,15 @@ impl Shard {
     /// Of a partition that has applied all that is in its log: whether something that it waits for is known to be lost. What
     /// a checkpoint points to may have been let go by a record behind it, so it is not asked before.
     pub(crate) fn lost_at_start(&self, p: usize) -> Option<(Why, Option<Rot>)> {
-        if self.rot.is_empty() && self.log.missing().is_none() {
+        if self.rot.is_empty() && self.doubtful.is_empty() && self.log.missing().is_none() {
             return None;
         }
-        let is_lost = |place: &Location| !self.log.has_segment(*place) || self.rot_at(*place).is_some();
-        self.partitions[p].state.places().find(is_lost).map(|place| (Why::Waiting, self.rot_at(place)))
+        let rot = |place: Location| self.rot_at(place).or_else(|| self.doubtful_at(place));
+        let is_lost = |place: &Location| !self.log.has_segment(*place) || rot(*place).is_some();
+        self.partitions[p].state.places().find(is_lost).map(|place| (Why::Waiting, rot(place)))
+    }
+
+    fn doubtful_at(&self, location: Location) -> Option<Rot> {
+        self.doubtful.iter().copied().find(|rot| rot.touches(location))
     }
 }

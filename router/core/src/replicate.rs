@@ -348,6 +348,7 @@ impl Shard {
         if leads && !partition.serving && entry.term == term {
             // All that waits in it is known from here on.
             if let Some((why, rot)) = self.lost_at_start(p) {
+                rot.into_iter().for_each(|rot| self.note(rot));
                 return self.begin_repair(fx, p, why, rot);
             }
             self.partitions[p].serving = true;

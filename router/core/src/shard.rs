@@ -94,6 +94,8 @@ pub struct Shard {
     pub(crate) scrub: Scrub,
     /// What is known not to be as it was written.
     pub(crate) rot: Vec<Rot>,
+    /// The same, in segments of which nobody may wait for what it took, for all that partitions know which do not serve yet.
+    pub(crate) doubtful: Vec<Rot>,
     /// What is to be told at the end of the turn.
     pub(crate) trouble: Vec<Trouble>,
     pub(crate) segment_bytes: u32,
@@ -164,6 +166,7 @@ impl Shard {
             emptying: Emptying::default(),
             scrub: Scrub::default(),
             rot: Vec::new(),
+            doubtful: Vec::new(),
             trouble: Vec::new(),
             segment_bytes: options.segment_size,
             disk_full: false,

@@ -9,7 +9,7 @@ use whimbrel_core::limits::Bounds;
 use whimbrel_core::session::Login;
 use whimbrel_core::{Effect, Effects, Input, Now, Shard, ShardConfig, route};
 use whimbrel_storage::ram::RamDisk;
-use whimbrel_storage::{Disk, LogOptions, Memory, Retired, check_segment};
+use whimbrel_storage::{Checked, Disk, LogOptions, Memory, Retired, SegmentId, SegmentIs, check_segment};
 use whimbrel_wire::{Builder, CreateChatFields, Kind, SendFields, fb};
 
 const SEGMENT_BYTES: u32 = 384 << 10;
@@ -32,14 +32,24 @@ struct Node {
 }
 
 impl Node {
-    fn start(mut disk: RamDisk) -> Node {
-        let bounds = Bounds { image_places: 1, forget_after_us: 8 * STEP_US, ..Bounds::default() };
+    fn start(disk: RamDisk) -> Node {
+        let mut node = Node::open(disk);
+        for _ in 0..12 {
+            node.turn(2000);
+        }
+        assert!(node.shard.is_ready());
+        node
+    }
+
+    /// It has not had a turn yet.
+    fn open(mut disk: RamDisk) -> Node {
+        let bounds = Bounds { image_places: 1, sorted_places: 1, forget_after_us: 8 * STEP_US, ..Bounds::default() };
         let options = LogOptions { segment_size: SEGMENT_BYTES, ..LogOptions::new(0) };
         let config = ShardConfig { shard: ShardId(0), shards: 1, partitions: 1, token_key: [0; 32], seed: 1, bounds };
         let shard = Shard::open(config, options, &mut disk).unwrap();
         let now = Now { mono_us: 1, wall_ms: 1000 };
         let (fx, builder) = (Effects::default(), Builder::default());
-        let mut node = Node {
+        Node {
             shard,
             disk,
             fx,
@@ -49,12 +59,7 @@ impl Node {
             checkpoint: Vec::new(),
             checkpoints_fail: false,
             builder,
-        };
-        for _ in 0..12 {
-            node.turn(2000);
         }
-        assert!(node.shard.is_ready());
-        node
     }
 
     fn tell(&mut self, input: Input<'_>) {
@@ -127,7 +132,7 @@ impl Node {
                     drop(mapping);
                     self.tell(Input::Scrubbed { checked });
                 }
-                Effect::WakeAt { .. } | Effect::Close { .. } => {}
+                Effect::WakeAt { .. } | Effect::Close { .. } | Effect::Tell(_) => {}
                 other => panic!("{other:?}"),
             }
         }
@@ -261,4 +266,37 @@ fn whenever_the_power_is_lost_while_what_waits_is_moved_all_of_it_is_there() {
         }
     }
     assert!(moved_twice > 0, "nothing was moved twice");
+}
+
+#[test]
+fn damage_that_is_found_before_its_partition_serves_is_not_forgotten() {
+    let mut node = Node::start(RamDisk::new(0, 7));
+    let (alice, bob) = (node.log_in(0, "alice"), node.log_in(1, "bob"));
+    (0..20).for_each(|_| node.turn(2000));
+    let chat = node.pair(alice, "alice", "bob");
+    node.tell(Input::Disconnected { conn: bob });
+    for number in 1..=20 {
+        node.send(alice, chat, number);
+        node.turn(2000);
+    }
+    (0..60).for_each(|_| node.turn(if node.shard.is_imaging() { 110_000 } else { STEP_US / 2 }));
+    let cold = node.disk.segments().find(|id| id.is_cold()).unwrap();
+    let bytes = node.disk.contents(cold).unwrap();
+    let at = bytes.windows(96).position(|window| window == payload_of(7)).unwrap() as u32;
+
+    for is_damaged in [true, false] {
+        let mut disk = node.disk.crash(&mut |_, _| false);
+        disk.flip_bit(cold, at, u8::from(is_damaged) + 1).unwrap();
+        let is = SegmentIs { shard: 0, id: cold, size_bytes: SEGMENT_BYTES, generation: None };
+        let checked = check_segment(&is, &mut Memory(&disk.contents(cold).unwrap()));
+        disk.flip_bit(cold, at, u8::from(is_damaged) + 1).unwrap();
+        assert_eq!(checked.rot.len(), 1);
+        let checked = if is_damaged { checked } else { Checked { rot: Vec::new(), ..checked } };
+        // Another partition is served already, and had it read in.
+        let mut after = Node::open(disk);
+        after.tell(Input::ReadIn { checked });
+        (0..12).for_each(|_| after.turn(2000));
+        assert!(after.shard.is_ready());
+        assert_eq!(after.shard.in_repair().count(), usize::from(is_damaged));
+    }
 }

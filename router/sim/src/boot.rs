@@ -2,7 +2,7 @@
 
 use whimbrel_core::io::ShardConfig;
 use whimbrel_core::{OpenError, Shard};
-use whimbrel_storage::LogOptions;
+use whimbrel_storage::{LogOptions, Rotten};
 
 use crate::bottom::Bottom;
 use crate::check::{Check, Violation};
@@ -39,7 +39,16 @@ pub(crate) fn boot(
         }
         opened => opened,
     };
-    opened.map_err(|error| Violation::new(Check::Start, format!("shard {} does not start: {error}", config.shard)))
+    let start = |text: String| Violation::new(Check::Start, text);
+    let shard = opened.map_err(|error| start(format!("shard {} does not start: {error}", config.shard)))?;
+    let partitions: Vec<u16> = (config.shard.0..config.partitions).step_by(usize::from(config.shards)).collect();
+    disk.started(&partitions, shard.recovered().checkpoint);
+    for Rotten { rot, .. } in &shard.recovered().rot {
+        if !disk.damage.as_mut().is_some_and(|damage| damage.is(rot)) {
+            return Err(start(format!("shard {} starts and finds damage where there is none: {rot:?}", config.shard)));
+        }
+    }
+    Ok(shard)
 }
 
 /// Whether a start has found out that the disk does not hold what was written.

@@ -4,6 +4,7 @@ use whimbrel_core::io::Now;
 
 use crate::plant::Fuse;
 use crate::rng::Rng;
+use crate::rot::Rots;
 use crate::socket::{Socket, SocketIndex};
 use crate::stats::Stats;
 use crate::trace::Trace;
@@ -19,6 +20,7 @@ pub(crate) struct Bottom {
     /// What the wall clock is off by.
     pub(crate) wall_off_ms: i64,
     pub(crate) rng: Rng,
+    pub(crate) rots: Rots,
     pub(crate) sockets: Vec<Socket>,
     pub(crate) fuse: Fuse,
     pub(crate) trace: Trace,

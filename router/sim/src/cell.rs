@@ -3,11 +3,11 @@
 
 use std::collections::VecDeque;
 
-use whimbrel_core::Shard;
 use whimbrel_core::ids::{ConnId, ShardId};
 use whimbrel_core::io::{Effect, Effects, Input, Moving};
 use whimbrel_core::lane::LaneItem;
-use whimbrel_storage::LogWrite;
+use whimbrel_core::{Shard, Trouble};
+use whimbrel_storage::{ColdWork, LogWrite, SegmentId};
 use whimbrel_wire::Code;
 
 use crate::bottom::Bottom;
@@ -166,6 +166,7 @@ impl Cell {
             }
         }
         self.handle(Input::TurnEnd { more }, b);
+        b.stats.imaging_turns += u64::from(self.shard.is_imaging());
         self.carry_out(b, shared)?;
         self.conns.send(b);
         self.next_turn_us = b.now_us + if b.healed { HEALED_TURN_US } else { b.rng.around(b.weather.turn_us) };
@@ -221,9 +222,14 @@ impl Cell {
                 };
                 let told =
                     done.map_err(|error| Violation::new(Check::Start, format!("the simulated disk: {error}")))?;
-                if let Some(input) = told {
-                    self.handle(input, b);
-                }
+                let Some(input) = told else { return Ok(()) };
+                let read = match &input {
+                    Input::ReadIn { checked } => Some((checked.segment, self.disk.ram.contents(checked.segment))),
+                    Input::Scrubbed { checked } => Some((checked.segment, self.disk.ram.on_disk(checked.segment))),
+                    _ => None,
+                };
+                self.handle(input, b);
+                return read.map_or(Ok(()), |(segment, bytes)| self.has_noticed(segment, &bytes.unwrap_or_default()));
             }
             Ready::Timer => {
                 self.wake_at_us = None;
@@ -360,11 +366,11 @@ impl Cell {
             Effect::RemoveSegment(retired) => self.chores.remove(chore_due(b), retired),
             Effect::Checkpoint { number, bytes, last } => self.chores.checkpoint(chore_due(b), number, bytes, last),
             Effect::Scrub { is, mapping } => self.chores.scrub(chore_due(b), is, mapping),
-            Effect::Tell(trouble) => {
-                let text = format!("shard {} finds damage where there is none: {trouble:?}", self.id);
-                return Err(Violation::new(Check::Start, text));
+            Effect::Tell(trouble) => return self.hear_of(&trouble, b),
+            Effect::Cold(work) => {
+                let takes_us = if matches!(work, ColdWork::Sort(_)) && !b.healed { b.weather.sort_us } else { 0 };
+                self.chores.cold(chore_due(b) + takes_us, work);
             }
-            Effect::Cold(work) => self.chores.cold(chore_due(b), work),
             Effect::ReadIn { is, mapping } => self.chores.read_in(chore_due(b), is, mapping),
             Effect::WakeAt { mono_us } => self.wake_at_us = Some(mono_us.saturating_add(self.booted_us)),
             Effect::Stopped => self.stopped = true,
@@ -374,6 +380,35 @@ impl Cell {
                     return Err(Violation::new(Check::Panic, fatal.text()));
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// A segment was read, and had these bytes: whoever has lost something that he waits for is in repair.
+    fn has_noticed(&self, segment: SegmentId, bytes: &[u8]) -> Result<(), Violation> {
+        let damage = self.disk.damage.as_ref().filter(|damage| damage.segment == segment && damage.is_in(bytes));
+        match damage.and_then(|damage| damage.is_ignored_by(&self.shard)) {
+            None => Ok(()),
+            Some(partition) => {
+                let text = format!(
+                    "shard {} has read segment {segment}, and partition {partition} serves although it lost something",
+                    self.id
+                );
+                Err(Violation::new(Check::Unnoticed, text))
+            }
+        }
+    }
+
+    /// The shard tells of damage, or of who is in repair by it.
+    fn hear_of(&mut self, trouble: &Trouble, b: &mut Bottom) -> Result<(), Violation> {
+        if !self.disk.damage.as_mut().is_some_and(|damage| damage.explains(trouble)) {
+            let text = format!("shard {} finds damage where there is none: {trouble:?}", self.id);
+            return Err(Violation::new(Check::Start, text));
+        }
+        if let Trouble::Repair(repair) = trouble {
+            b.stats.repairs += 1;
+            b.rots.in_repair.insert(repair.partition.0);
+            b.rots.ever.insert(repair.partition.0);
         }
         Ok(())
     }

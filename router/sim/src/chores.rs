@@ -6,9 +6,7 @@ use std::io;
 
 use bytes::Bytes;
 use whimbrel_core::io::Input;
-use whimbrel_storage::{
-    CHECKPOINT_MAGIC, ColdDone, ColdWork, Disk, Memory, Retired, SegmentId, SegmentIs, check_segment,
-};
+use whimbrel_storage::{CHECKPOINT_MAGIC, ColdDone, ColdWork, Disk, Retired, SegmentId, SegmentIs};
 
 use crate::bottom::Bottom;
 use crate::disk::SimDisk;
@@ -111,11 +109,15 @@ impl Chores {
             Chore::Cold(work) => Ok(Some(cold(work, disk, b))),
             Chore::ReadIn(is, mapping) => {
                 b.stats.read_in += 1;
-                Ok(Some(Input::ReadIn { checked: check_segment(&is, &mut Memory(&mapping)) }))
+                Ok(Some(Input::ReadIn { checked: disk.read_in(&is, &mapping, b) }))
             }
             Chore::Scrub(is, mapping) => {
                 b.stats.scrubbed += 1;
-                Ok(Some(Input::Scrubbed { checked: check_segment(&is, &mut Memory(&mapping)) }))
+                let mut checked = disk.scrub(&is, &mapping);
+                if !checked.rot.is_empty() && b.fuse.fires_at_once(Plant::ScrubHides) {
+                    checked.rot.clear();
+                }
+                Ok(Some(Input::Scrubbed { checked }))
             }
             Chore::Checkpoint { number, bytes, last } => Ok(self.write(number, &bytes, last, disk, b)),
         }
@@ -188,6 +190,8 @@ impl Chores {
             let in_place = matches!(done, Ok(Some(Input::CheckpointWritten { .. })));
             b.stats.checkpoints_unanswered += u64::from(in_place);
         }
+        let is_sort = |(_, chore): &&(u64, Chore)| matches!(chore, Chore::Cold(ColdWork::Sort(_)));
+        b.stats.sorts_cut += self.others.iter().filter(is_sort).count() as u64;
         if let Some((_, Chore::Cold(work))) = self.others.pop_front()
             && b.rng.per_mille(500)
         {
@@ -198,8 +202,10 @@ impl Chores {
 }
 
 fn cold(work: ColdWork, disk: &mut SimDisk, b: &mut Bottom) -> Input<'static> {
+    disk.evict(300, b);
     if !b.healed && b.rng.per_mille(b.weather.checkpoint_fails_per_mille) {
         // In the middle of what it writes.
+        b.stats.sorts_failed += u64::from(matches!(work, ColdWork::Sort(_)));
         let _ = work.run(&mut Unflushed { disk, fails: true });
         b.stats.moves_failed += 1;
         return Input::ColdFailed;

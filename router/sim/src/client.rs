@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use whimbrel_client::{ClientError, Config, Content, Delivery, Event, SendNumber, Session};
-use whimbrel_wire::Builder;
+use whimbrel_wire::{Builder, Code};
 
 use crate::bottom::Bottom;
 use crate::check::{Check, Violation};
@@ -20,6 +20,9 @@ use crate::weather::Weather;
 
 /// Once all faults have ended, a device looks at its socket no oftener.
 const HEALED_PAUSE_US: u64 = 2_000;
+
+/// And whose partition is in repair does not try to log in again and again.
+const IN_REPAIR_PAUSE_US: u64 = 1_000_000;
 
 /// What a program has on its disk.
 #[derive(Default)]
@@ -59,12 +62,16 @@ pub(crate) struct Client {
     pub(crate) next_probe: u64,
     /// The highest `client_seq` that ever went out.
     pub(crate) said: u64,
+    /// A planted fault: none of its acknowledgements arrives.
+    pub(crate) acks_drop: bool,
     /// Delivered, not kept yet.
     unkept: Vec<Delivery>,
     connect_at_us: u64,
     read_at_us: u64,
     acted_us: u64,
     next_us: u64,
+    /// Why its last login, or the connection after it, came to nothing.
+    pub(crate) refused: Option<Code>,
 }
 
 impl Client {
@@ -87,11 +94,13 @@ impl Client {
             probes: BTreeMap::new(),
             next_probe: crate::work::PROBES,
             said: 0,
+            acks_drop: false,
             unkept: Vec::new(),
             connect_at_us,
             read_at_us: 0,
             acted_us: 0,
             next_us: connect_at_us,
+            refused: None,
         }
     }
 
@@ -135,6 +144,19 @@ impl Client {
         self.connect_at_us = b.now_us;
         self.read_at_us = b.now_us;
         self.next_us = b.now_us;
+    }
+
+    /// The same where only some chats are served.
+    pub(crate) fn unrest_where(&self, model: &Model, chat: &dyn Fn(u128) -> bool) -> Option<String> {
+        let is_served = |asked: &Asked| match asked {
+            // A chat that is to be made needs the partitions of all its members.
+            Asked::Wish(_) => false,
+            Asked::Info { chat: asked, .. } => chat(*asked),
+        };
+        let waits = self.kept.pending.values().any(|(of, ..)| chat(*of)) || self.asked.values().any(is_served);
+        let shown = model.shown_up_to(self.device);
+        let rests = self.session.is_ready() && !waits && self.unkept.is_empty() && self.session.floor() >= shown;
+        (!rests).then(|| format!("{} waits", model.name(self.device)))
     }
 
     /// What it still waits for, if it does.
@@ -181,7 +203,11 @@ impl Client {
         }
         self.session.disconnected();
         self.probes.clear();
-        let pause = if b.healed { 1000 } else { b.weather.client_us };
+        let pause = match self.refused {
+            Some(Code::InRepair) if b.healed => IN_REPAIR_PAUSE_US,
+            _ if b.healed => 1000,
+            _ => b.weather.client_us,
+        };
         self.connect_at_us = b.now_us + b.rng.around(pause);
         model.detached(self.device)
     }

@@ -1,16 +1,20 @@
 //! The simulated disk of a shard: the storage crate's disk in memory, torn and cut off by chance, with bugs to plant.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io;
 
 use bytes::Bytes;
 use whimbrel_storage::ram::RamDisk;
-use whimbrel_storage::{Disk, LogWrite, SegmentId, limits::SECTOR_BYTES, verify_checkpoint};
+use whimbrel_storage::{
+    Checked, Disk, LogWrite, Memory, Position, SegmentId, SegmentIs, check_segment, limits::SECTOR_BYTES,
+    verify_checkpoint,
+};
 
 use crate::astray::Astray;
 use crate::bottom::Bottom;
 use crate::plant::{Fuse, Plant};
 use crate::rng::Rng;
+use crate::rot::{Damage, Partly};
 
 /// Shorter stretches of a batch without zeros may be headers and tables, not payload.
 const PAYLOAD_STRETCH_MIN: usize = 64;
@@ -29,6 +33,10 @@ pub(crate) struct SimDisk {
     pub(crate) undamaged: Option<RamDisk>,
     /// A segment that was reported although the disk has no bytes for it.
     unbacked: Option<SegmentId>,
+    /// What is damaged in a segment that nobody writes any more.
+    pub(crate) damage: Option<Damage>,
+    /// Segments that the shard knows to be in memory: as long as it runs they are read as they were written.
+    cached: BTreeSet<SegmentId>,
 }
 
 /// How a node ends without meaning to.
@@ -50,7 +58,16 @@ pub(crate) struct Remains {
 impl SimDisk {
     pub(crate) fn new(shard: u16, seed: u64) -> SimDisk {
         let ram = RamDisk::new(shard, seed);
-        SimDisk { shard, ram, lied: false, astray: None, undamaged: None, unbacked: None }
+        SimDisk {
+            shard,
+            ram,
+            lied: false,
+            astray: None,
+            undamaged: None,
+            unbacked: None,
+            damage: None,
+            cached: BTreeSet::new(),
+        }
     }
 
     /// Others take what is left of a disk that has an end, or give back what they have.
@@ -79,14 +96,17 @@ impl SimDisk {
             self.astray = None;
         }
         self.unbacked = self.unbacked.filter(|unbacked| *unbacked != id);
+        self.damage.iter_mut().for_each(|damage| damage.is_gone |= damage.segment == id);
     }
 
     pub(crate) fn create(&mut self, id: SegmentId, size_bytes: u32) -> io::Result<Bytes> {
+        self.cached.insert(id);
         self.ram.create(id, size_bytes)
     }
 
     pub(crate) fn recycle(&mut self, old: SegmentId, used: u32, id: SegmentId, size_bytes: u32) -> io::Result<Bytes> {
         self.lose(old);
+        self.cached.insert(id);
         self.ram.recycle(old, used, id, size_bytes)
     }
 
@@ -98,7 +118,7 @@ impl SimDisk {
     /// Writes a batch and flushes it. Of some a block is then on stable storage elsewhere.
     pub(crate) fn write(&mut self, write: &LogWrite, b: &mut Bottom) -> io::Result<()> {
         let before = self.astray.is_some();
-        if !before && !b.healed && b.rng.per_million(b.weather.misdirects_per_million) {
+        if !before && self.damage.is_none() && !b.healed && b.rng.per_million(b.weather.misdirects_per_million) {
             self.astray = Astray::new(write, &self.ram, &mut b.rng);
         }
         if b.fuse.fires(Plant::DiskMisdirects) {
@@ -183,14 +203,84 @@ impl SimDisk {
         self.astray = None;
     }
 
+    /// A segment that nobody writes any more rots. What is damaged by a write that went astray is looked for by itself.
+    pub(crate) fn rot(&mut self, b: &mut Bottom) {
+        if self.damage.is_some() || self.astray.is_some() || self.undamaged.is_some() || self.lied {
+            return;
+        }
+        self.damage = Damage::new(&mut self.ram, &mut b.rots.rng);
+        if let Some(damage) = &self.damage {
+            b.stats.rots += 1;
+            b.stats.pages_unreadable += u64::from(damage.unreadable.is_some());
+            b.trace.line(format_args!("s{} {damage}", self.shard));
+        }
+        self.evict(500, b);
+    }
+
+    /// What is damaged is read as it is on stable storage from now on, perhaps, unless the shard knows that it is in memory.
+    pub(crate) fn evict(&mut self, per_mille: u64, b: &mut Bottom) {
+        if let Some(damage) = self.damage.as_ref().filter(|damage| !self.cached.contains(&damage.segment))
+            && b.rots.rng.per_mille(per_mille)
+        {
+            self.ram.evict(damage.segment);
+        }
+    }
+
+    /// The bytes are back.
+    pub(crate) fn mend(&mut self, b: &mut Bottom) {
+        if let Some(damage) = self.damage.take() {
+            b.stats.rots_noticed += u64::from(damage.is_noticed);
+            b.stats.rots_gone += u64::from(damage.is_gone);
+            b.trace.line(format_args!("s{} what was damaged is as it was", self.shard));
+            damage.mend(&mut self.ram);
+        }
+    }
+
+    /// Reads a segment in.
+    pub(crate) fn read_in(&mut self, is: &SegmentIs, mapping: &Bytes, b: &mut Bottom) -> Checked {
+        let damage = self.damage.as_ref().filter(|damage| damage.segment == is.id);
+        let unreadable = damage.and_then(|damage| damage.unreadable.clone());
+        if damage.is_some() {
+            self.evict(700, b);
+        }
+        self.cached.insert(is.id);
+        let is_in_memory = self.damage.as_ref().is_none_or(|damage| !damage.is_in(mapping));
+        let unreadable = if is_in_memory { None } else { unreadable };
+        check_segment(is, &mut Partly { bytes: mapping, unreadable: unreadable.as_slice() })
+    }
+
+    /// Reads a segment past the page cache.
+    pub(crate) fn scrub(&self, is: &SegmentIs, mapping: &Bytes) -> Checked {
+        let damage = self.damage.as_ref().filter(|damage| damage.segment == is.id);
+        let unreadable = damage.and_then(|damage| damage.unreadable.clone());
+        match damage.and_then(|_| self.ram.on_disk(is.id)) {
+            Some(bytes) => check_segment(is, &mut Partly { bytes: &bytes, unreadable: unreadable.as_slice() }),
+            None => check_segment(is, &mut Memory(mapping)),
+        }
+    }
+
+    /// A shard has started from this checkpoint, and has read the log from there on.
+    pub(crate) fn started(&mut self, partitions: &[u16], checkpoint: Option<u64>) {
+        let from = checkpoint.and_then(|number| self.position(number));
+        let from_batch = from.map_or(1, |from| from.batch);
+        let from = from.map_or(SegmentId::FIRST, |from| from.segment);
+        self.cached = self.ram.segments().filter(|id| *id >= from && !id.is_cold()).collect();
+        if let Some(damage) = &mut self.damage {
+            damage.met_by_start(&self.ram, partitions, from_batch);
+        }
+    }
+
+    /// Where the log goes on behind a checkpoint, if it holds.
+    fn position(&mut self, number: u64) -> Option<Position> {
+        let bytes = self.ram.read_checkpoint(number).ok()?;
+        verify_checkpoint(&bytes, self.shard, number).ok().map(|(checkpoint, _)| checkpoint.position)
+    }
+
     /// The first batch that a start reads.
     fn read_from(&mut self) -> u64 {
         let numbers = self.ram.checkpoint_sizes().into_iter().rev().map(|(number, _)| number);
-        let newest = numbers.into_iter().find_map(|number| {
-            let bytes = self.ram.read_checkpoint(number).ok()?;
-            verify_checkpoint(&bytes, self.shard, number).ok().map(|(checkpoint, _)| checkpoint.position.batch)
-        });
-        newest.unwrap_or(1)
+        let newest = numbers.into_iter().find_map(|number| self.position(number));
+        newest.map_or(1, |position| position.batch)
     }
 
     fn lose_unflushed(&mut self, rng: &mut Rng) -> Remains {

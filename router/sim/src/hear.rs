@@ -1,6 +1,8 @@
 //! What a device hears and says, frame by frame: everything goes past the model before the client's own code sees it, and
 //! once more after that code has spoken.
 
+use whimbrel_core::ids::{ChatId, PartitionId, UserId};
+use whimbrel_core::route;
 use whimbrel_wire::{ClientFrame, Code, Decoder, FrameError, Kind, ServerFrame, chat_id, fb, limits};
 
 use crate::bottom::Bottom;
@@ -82,7 +84,7 @@ impl Client {
             let (frame, behind) = rest.split_at(length);
             rest = behind;
             match self.say(frame, model)? {
-                Some(_) if b.fuse.fires(Plant::AckDrops) => {}
+                Some(_) if self.acks_drop || b.fuse.fires(Plant::AckDrops) => self.acks_drop = true,
                 Some(floor) if b.fuse.fires(Plant::AckJumps) => self.builder.ack(&mut carried, floor + 1),
                 _ => carried.extend_from_slice(frame),
             }
@@ -143,6 +145,7 @@ impl Client {
         match frame {
             ServerFrame::Welcome(it) => {
                 b.stats.logins += 1;
+                self.refused = None;
                 let credit_messages = u64::from(it.credit_messages());
                 model.welcome(
                     self.device,
@@ -168,9 +171,9 @@ impl Client {
                 self.probe_refused(it, model)?;
                 return Ok(it.closes());
             }
-            ServerFrame::Error(it) => self.hear_error(it, model)?,
-            ServerFrame::Refused(it) => self.hear_end(it.code(), model)?,
-            ServerFrame::GoAway(it) => self.hear_end(it.code(), model)?,
+            ServerFrame::Error(it) => self.hear_error(it, b, model)?,
+            ServerFrame::Refused(it) => self.hear_end(it.code(), b, model)?,
+            ServerFrame::GoAway(it) => self.hear_end(it.code(), b, model)?,
             ServerFrame::Pong(_) => {}
         }
         Ok(true)
@@ -236,7 +239,7 @@ impl Client {
         Ok(())
     }
 
-    fn hear_error(&mut self, it: &fb::Error<'_>, model: &mut Model) -> Result<(), Violation> {
+    fn hear_error(&mut self, it: &fb::Error<'_>, b: &mut Bottom, model: &mut Model) -> Result<(), Violation> {
         let Some(code) = Code::from_u16(it.code()) else {
             return self.wrong(model, format!("the unknown code {}", it.code())).map(|_| ());
         };
@@ -252,15 +255,36 @@ impl Client {
             Code::ChatUnknown if it.kind() == Kind::Send as u8 => {
                 model.refused(self.device, it.client_seq(), code.name())
             }
-            code if code.closes() => self.hear_end(it.code(), model),
+            code if code.closes() => self.hear_end(it.code(), b, model),
+            Code::InRepair => self.hear_in_repair(it, b, model),
             code if code.retriable() && code != Code::Internal => Ok(()),
             code => self.wrong(model, code.name().into()).map(|_| ()),
         }
     }
 
+    /// A partition that has to do with a request is in repair, or was.
+    fn hear_in_repair(&mut self, it: &fb::Error<'_>, b: &mut Bottom, model: &Model) -> Result<(), Violation> {
+        b.stats.in_repair_refused += 1;
+        let partitions = b.weather.partitions;
+        let is_in_repair = |partition: PartitionId| b.rots.ever.contains(&partition.0);
+        let chat = |chat: u128| is_in_repair(route::partition_of_chat(ChatId(chat), partitions));
+        let may_be = match (self.kept.pending.get(&it.client_seq()), self.asked.get(&it.correlation())) {
+            (Some((id, ..)), _) if it.kind() == Kind::Send as u8 => chat(*id),
+            (_, Some(Asked::Info { chat: id, .. })) => chat(*id),
+            // Of one that is being made its number is not known, and that of each member may be the reason.
+            _ => !b.rots.ever.is_empty(),
+        };
+        if may_be { Ok(()) } else { self.wrong(model, Code::InRepair.name().into()).map(|_| ()) }
+    }
+
     /// Why a connection of a device that does nothing wrong may end.
-    fn hear_end(&self, code: u16, model: &Model) -> Result<(), Violation> {
-        match Code::from_u16(code) {
+    fn hear_end(&mut self, code: u16, b: &mut Bottom, model: &Model) -> Result<(), Violation> {
+        self.refused = Code::from_u16(code);
+        match self.refused {
+            Some(Code::InRepair) if self.is_ever_in_repair(b) => {
+                b.stats.in_repair_refused += 1;
+                Ok(())
+            }
             Some(
                 Code::LoginTimeout
                 | Code::KeepaliveTimeout
@@ -275,6 +299,17 @@ impl Client {
             Some(code) => self.wrong(model, code.name().into()).map(|_| ()),
             None => self.wrong(model, format!("the unknown code {code}")).map(|_| ()),
         }
+    }
+
+    /// Whether the partition of its user was in repair at any time.
+    fn is_ever_in_repair(&self, b: &Bottom) -> bool {
+        b.rots.ever.contains(&self.partition(b))
+    }
+
+    /// The partition of its user.
+    pub(crate) fn partition(&self, b: &Bottom) -> u16 {
+        let user = UserId::new(&self.name).expect("a short name");
+        route::partition_of_user(&user, b.weather.partitions).0
     }
 
     pub(crate) fn wrong(&self, model: &Model, told: String) -> Result<bool, Violation> {

@@ -20,11 +20,12 @@ const NAME: &str = "mallory";
 const STAYS_US: u64 = 30_000_000;
 
 /// What any client may be told at any time.
-const ALWAYS_POSSIBLE: [Code; 9] = [
+const ALWAYS_POSSIBLE: [Code; 10] = [
     Code::ShuttingDown,
     Code::LoginTimeout,
     Code::KeepaliveTimeout,
     Code::NotReady,
+    Code::InRepair,
     Code::Overloaded,
     Code::StorageFull,
     Code::TooManyConnections,

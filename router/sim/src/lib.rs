@@ -23,6 +23,7 @@ mod model;
 mod node;
 pub mod plant;
 mod rng;
+mod rot;
 mod run;
 mod socket;
 mod stats;

@@ -210,10 +210,20 @@ impl Model {
 
     /// Everybody has seen all there was: is it what they had to see?
     pub(crate) fn complete(&self) -> Checked {
-        for message in self.messages.iter().filter(|it| it.fate == Fate::Acknowledged && it.chat_seq.is_none()) {
+        self.complete_where(&|_| true, &|_| true)
+    }
+
+    /// The same of the users and the chats that are served.
+    pub(crate) fn complete_where(&self, user: &dyn Fn(UserIndex) -> bool, chat: &dyn Fn(u128) -> bool) -> Checked {
+        let is_served = |device: &DeviceIndex| user(self.devices[*device].user);
+        for message in
+            self.messages.iter().filter(|it| it.fate == Fate::Acknowledged && it.chat_seq.is_none() && chat(it.chat))
+        {
             let mut devices = self.chats[&message.chat].members.iter().flat_map(|&user| &self.users[user].devices);
             let there = |&&it: &&DeviceIndex| {
-                it != message.sender && self.devices[it].welcome_at.is_some_and(|at| at < message.tried_at)
+                it != message.sender
+                    && is_served(&it)
+                    && self.devices[it].welcome_at.is_some_and(|at| at < message.tried_at)
             };
             if let Some(&device) = devices.find(there) {
                 let (name, sender) = (self.name(device), self.name(message.sender));
@@ -221,16 +231,17 @@ impl Model {
                 return violated(Check::Lost, text);
             }
         }
-        for (&id, chat) in &self.chats {
+        for (&id, chat) in self.chats.iter().filter(|(id, _)| chat(**id)) {
             let top = chat.places.last_key_value().map_or(0, |(seq, _)| *seq);
             // Of its beginning only others than its maker are told.
-            if let Some(missing) = (2..=top).find(|seq| !chat.places.contains_key(seq)) {
+            let all_served = chat.members.iter().all(|&it| user(it));
+            if let Some(missing) = (2..=top).find(|seq| all_served && !chat.places.contains_key(seq)) {
                 return violated(
                     Check::Gap,
                     format!("{} has a place {top} and nobody was told of {missing}", short(id)),
                 );
             }
-            for &device in chat.members.iter().flat_map(|&user| &self.users[user].devices) {
+            for &device in chat.members.iter().flat_map(|&it| &self.users[it].devices).filter(|it| is_served(it)) {
                 self.complete_for(device, id, chat)?;
             }
         }

@@ -12,9 +12,13 @@ use crate::cell::Cell;
 use crate::check::Violation;
 use crate::disk::{Crash, SimDisk};
 use crate::lanes::{Lanes, Shared};
+use crate::rot::Damage;
 use crate::socket::SocketIndex;
 use crate::stats::Stats;
 use crate::tokens;
+
+/// How often what is damaged is brought back while the node is down.
+const MENDED_PER_MILLE: u64 = 300;
 
 pub(crate) struct Node {
     cells: Vec<Cell>,
@@ -118,7 +122,17 @@ impl Node {
             b.socket(socket).node_closes(arriving);
         }
         b.waiting = 0;
-        self.cells.into_iter().map(|cell| cell.crash(how, b)).collect()
+        b.rots.in_repair.clear();
+        let mut disks: Vec<SimDisk> = self.cells.into_iter().map(|cell| cell.crash(how, b)).collect();
+        for disk in &mut disks {
+            // Somebody has brought a copy of what was damaged, or will later.
+            if disk.damage.as_ref().is_some_and(|damage| damage.is_gone || damage.unreadable.is_some())
+                || b.rots.rng.per_mille(MENDED_PER_MILLE)
+            {
+                disk.mend(b);
+            }
+        }
+        disks
     }
 
     /// Nothing is under way between or beneath the shards, and all of them serve.
@@ -131,6 +145,29 @@ impl Node {
     /// The first segment, with its shard, in which one of these stands.
     pub(crate) fn find_on_disk(&self, marks: &HashSet<[u8; 8]>) -> Option<(ShardId, SegmentId)> {
         self.cells.iter().find_map(|cell| Some((cell.id, cell.disk.find(marks)?)))
+    }
+
+    /// All partitions serve, or are in repair.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.cells.iter().all(|cell| cell.shard.is_ready())
+    }
+
+    /// A segment of some shard rots.
+    pub(crate) fn rot(&mut self, b: &mut Bottom) {
+        let shard = b.rots.rng.index(self.cells.len());
+        self.cells[shard].disk.rot(b);
+    }
+
+    /// Something is damaged.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.cells.iter().any(|cell| cell.disk.damage.is_some())
+    }
+
+    /// Something is damaged in the log itself, and no shard has said so.
+    pub(crate) fn hides_damage(&self) -> bool {
+        // In a cold segment only what somebody waits for matters, and that was looked at when it was read.
+        let hidden = |damage: &Damage| !damage.is_noticed && !damage.is_gone && !damage.segment.is_cold();
+        self.cells.iter().filter_map(|cell| cell.disk.damage.as_ref()).any(hidden)
     }
 
     /// Adds what its shards have counted.

@@ -16,6 +16,8 @@ pub enum Plant {
     DiskRots,
     /// A block of the last write before a power cut is on stable storage elsewhere, which passes for a torn write.
     DiskMisdirects,
+    /// A scrubber keeps to itself what it found.
+    ScrubHides,
     /// The simulator believes that a block of a write lies elsewhere, and it does not.
     DamageHidden,
     /// A segment is reported for which the full disk has no bytes; power takes it along.
@@ -30,7 +32,7 @@ pub enum Plant {
     SocketSwaps,
     /// A socket loses a delivery, and carries what comes after it.
     SocketDrops,
-    /// A socket loses an acknowledgement of a client.
+    /// The sockets of a device lose its acknowledgements from then on. One alone is made up for by the next.
     AckDrops,
     /// A socket raises an acknowledgement of a client.
     AckJumps,
@@ -57,11 +59,12 @@ struct Facts {
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Plant; 19] = [
+    pub const ALL: [Plant; 20] = [
         Plant::DiskLies,
         Plant::DiskFlips,
         Plant::DiskRots,
         Plant::DiskMisdirects,
+        Plant::ScrubHides,
         Plant::DamageHidden,
         Plant::FullLies,
         Plant::FlushSilent,
@@ -126,6 +129,12 @@ impl Plant {
                 "a block of the last write before a power cut lies elsewhere, which passes for a torn write",
                 &[Check::Lost, Check::OutOfOrder, Check::Duplicate, Check::WrongAnswer, Check::Start],
             ),
+            Plant::ScrubHides => (
+                "scrub-hides",
+                "a scrubber keeps to itself what it found",
+                // Where somebody is given what it found.
+                &[Check::Unnoticed, Check::Phantom],
+            ),
             Plant::DamageHidden => (
                 "damage-hidden",
                 "a start is expected to notice a block that lies elsewhere, and there is none",
@@ -153,7 +162,7 @@ impl Plant {
                 ("socket-drops", "a socket loses a delivery and carries what follows", &[Check::Gap, Check::Stuck])
             }
             Plant::AckDrops => {
-                ("ack-drops", "a socket loses an acknowledgement of a client", &[Check::InboxNotEmpty, Check::Stuck])
+                ("ack-drops", "a device's acknowledgements get lost from now on", &[Check::InboxNotEmpty, Check::Stuck])
             }
             Plant::AckJumps => (
                 "ack-jumps",
@@ -176,12 +185,16 @@ impl Plant {
 }
 
 /// A plant fires at most once in so many opportunities.
-pub const RARITY: u64 = 1000;
+pub const RARITY: u64 = 200;
 
-/// Decides when a planted bug fires: first at one of its first thousand opportunities, which the seed decides, and never
-/// again before a thousand more. Most seeds have fewer opportunities than that, so in most it never does.
+/// The same of one that has few of them in a seed, or of which most do no harm.
+pub const RARITY_OF_FEW: u64 = 10;
+
+/// Decides when a planted bug fires: first at one of its first [`RARITY`] opportunities, which the seed decides, and never
+/// again before as many more.
 pub struct Fuse {
     plant: Option<Plant>,
+    rarity: u64,
     rng: Rng,
     trace: Trace,
     opportunities: u64,
@@ -192,8 +205,12 @@ pub struct Fuse {
 impl Fuse {
     /// A fuse for a run.
     pub fn new(plant: Option<Plant>, mut rng: Rng, trace: Trace) -> Fuse {
-        let fires_at = rng.below(RARITY);
-        Fuse { plant, rng, trace, opportunities: 0, fires_at, fired: 0 }
+        let rarity = match plant {
+            Some(Plant::CheckpointSilent | Plant::CheckpointLost | Plant::DiskMisdirects) => RARITY_OF_FEW,
+            _ => RARITY,
+        };
+        let fires_at = rng.below(rarity);
+        Fuse { plant, rarity, rng, trace, opportunities: 0, fires_at, fired: 0 }
     }
 
     /// It is this plant's, so that its opportunities are worth looking for.
@@ -209,7 +226,7 @@ impl Fuse {
         let fires = self.opportunities == self.fires_at;
         self.opportunities += 1;
         if fires {
-            self.fires_at += RARITY + self.rng.below(RARITY);
+            self.fires_at += self.rarity + self.rng.below(self.rarity);
             self.fired += 1;
             self.trace.line(format_args!("planted: {}", plant.story()));
         }
@@ -237,7 +254,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_plant_fires_at_most_once_in_a_thousand_opportunities() {
+    fn a_plant_fires_no_oftener_than_it_may() {
         let mut fuse = Fuse::new(Some(Plant::LaneDrops), Rng::new(3), Trace::default());
         let mut last = None;
         for n in 0..20 * RARITY {

@@ -59,6 +59,8 @@ stats! {
     hostile,
     /// Checkpoints written.
     checkpoints,
+    /// Turns that ended in the middle of making one.
+    imaging_turns,
     /// Checkpoints that could not be written.
     checkpoints_failed,
     /// Checkpoints that a crash left damaged.
@@ -79,6 +81,20 @@ stats! {
     misdirected,
     /// Starts that noticed it.
     misdirected_noticed,
+    /// Segments in which something rotted while the node ran.
+    rots,
+    /// Those of which a page could not be read.
+    pages_unreadable,
+    /// Those of which it was told.
+    rots_noticed,
+    /// Those that were used for something else before anybody noticed.
+    rots_gone,
+    /// Partitions that were in repair by it.
+    repairs,
+    /// Requests and connections that were refused for it.
+    in_repair_refused,
+    /// Worlds that came to rest with something damaged.
+    damaged_worlds,
     /// Starts that found something that could not be read, and left it at that.
     starts_unreadable,
     /// Starts that had one to go on from.
@@ -93,6 +109,10 @@ stats! {
     erased,
     /// Lists of what waits that were sorted off the core.
     sorted,
+    /// Lists that were not, for the work on them failed.
+    sorts_failed,
+    /// Lists that a crash found in the middle of it.
+    sorts_cut,
     /// Work on them that failed.
     moves_failed,
     /// Segments that were read to see whether they are as they were written.

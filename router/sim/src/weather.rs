@@ -2,8 +2,12 @@
 
 use whimbrel_core::limits::{Bounds, MS};
 
+use crate::plant::Plant;
 use crate::rng::Rng;
 use crate::socket::Pieces;
+
+/// In a world that forgets within this time it is waited for that, and looked whether it did.
+pub(crate) const FORGETS_SOON_US: u64 = 400 * MS;
 
 /// Drawn once a run.
 #[derive(Debug)]
@@ -41,6 +45,10 @@ pub(crate) struct Weather {
     pub(crate) slow_disk_per_mille: u64,
     /// How often a block of a log write is on stable storage elsewhere.
     pub(crate) misdirects_per_million: u64,
+    /// How often a segment that nobody writes any more rots, per thing that happens.
+    pub(crate) rots_per_mille: u64,
+    /// How long it takes to sort a list of what waits, beside what everything takes.
+    pub(crate) sort_us: u64,
     /// How often a start finds something that cannot be read, once.
     pub(crate) read_fails_per_mille: u64,
     /// Mean time between two things that one client does.
@@ -115,10 +123,55 @@ impl Weather {
             slow_disk_per_mille: calm(rng.pick(&[0, 0, 10])),
             misdirects_per_million: calm(rng.pick(&[0, 10_000, 50_000])),
             read_fails_per_mille: calm(rng.pick(&[0, 100, 300])),
+            rots_per_mille: 0,
+            sort_us: 0,
         };
         weather.bounds.scrub_interval_us = rng.pick(&[10_000 * MS, 100_000 * MS, Bounds::default().scrub_interval_us]);
         weather.bounds.image_places = rng.pick(&[1, 5, Bounds::default().image_places]);
+        weather.slices(rng);
+        weather.rots_per_mille = calm(rng.pick(&[0, 0, 1, 2]));
+        weather.rotten(rng);
+        weather.sort_us = rng.pick(&[0, 0, 0, 20_000, 2_000_000]);
         weather
+    }
+
+    /// Where something may rot, all is read within a time that can be waited for.
+    fn rotten(&mut self, rng: &mut Rng) {
+        if self.rots_per_mille > 0 {
+            self.bounds.scrub_interval_us = rng.pick(&[300 * MS, 1_500 * MS, 6_000 * MS]);
+        }
+    }
+
+    /// How many turns a checkpoint takes, and whether what it noted is sorted in one.
+    fn slices(&mut self, rng: &mut Rng) {
+        let usual = Bounds::default();
+        // Where there is little time to forget, a checkpoint has to be made within an eighth of it.
+        let objects = if rng.per_mille(500) { usual.image_objects } else { rng.pick(&[1, 4, 20, 20]) };
+        let bounds = &mut self.bounds;
+        bounds.image_objects = if bounds.forget_after_us > FORGETS_SOON_US { objects } else { objects.max(20) };
+        bounds.image_slice_bytes =
+            rng.pick(&[200, usual.image_slice_bytes, usual.image_slice_bytes, usual.image_slice_bytes]);
+        bounds.image_piece_bytes = rng.pick(&[300, 5000, usual.image_piece_bytes, usual.image_piece_bytes]);
+        bounds.sorted_places = rng.pick(&[0, 5, usual.sorted_places]);
+    }
+
+    /// What a planted fault needs to be seen, or must not meet.
+    pub(crate) fn suit(&mut self, plant: Plant) {
+        match plant {
+            // Only a world that is to forget soon is looked at for what it forgot.
+            Plant::CheckpointSilent => self.bounds.forget_after_us = FORGETS_SOON_US,
+            // With one that is not there, and the one before it damaged, there is none.
+            Plant::CheckpointLost => (self.checkpoint_rots_per_mille, self.read_fails_per_mille) = (0, 0),
+            Plant::DamageHidden => {
+                self.misdirects_per_million = 50_000;
+                self.crash_per_mille = self.crash_per_mille.max(1);
+            }
+            Plant::ScrubHides => {
+                self.rots_per_mille = 4;
+                self.bounds.scrub_interval_us = 300 * MS;
+            }
+            _ => {}
+        }
     }
 
     /// How a new connection cuts its bytes, and what its client's kernel holds for it.
@@ -149,14 +202,12 @@ fn bounds(rng: &mut Rng) -> Bounds {
         lane_backlog: rng.pick(&[16, 256, usual.lane_backlog]),
         retry_after_ms: rng.pick(&[5, usual.retry_after_ms]),
         forget_after_us: rng.pick(&[
-            400 * MS,
+            FORGETS_SOON_US,
             4_000 * MS,
             usual.forget_after_us,
             usual.forget_after_us,
             usual.forget_after_us,
         ]),
-        checkpoint_segments: usual.checkpoint_segments,
-        image_places: usual.image_places,
-        scrub_interval_us: usual.scrub_interval_us,
+        ..usual
     }
 }

@@ -160,7 +160,12 @@ impl Client {
         match Code::from_u16(it.code()) {
             Some(Code::PayloadMismatch) if other => Ok(()),
             Some(
-                Code::Overloaded | Code::NotReady | Code::StorageFull | Code::TooManyInFlight | Code::ShuttingDown,
+                Code::InRepair
+                | Code::Overloaded
+                | Code::NotReady
+                | Code::StorageFull
+                | Code::TooManyInFlight
+                | Code::ShuttingDown,
             ) => Ok(()),
             code => self.wrong(model, format!("{code:?} for a send that is stored")).map(|_| ()),
         }

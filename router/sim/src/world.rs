@@ -14,10 +14,13 @@ use crate::model::Model;
 use crate::node::Node;
 use crate::plant::Fuse;
 use crate::rng::Rng;
+use crate::rot::Rots;
 use crate::run::Run;
 use crate::stats::Stats;
 use crate::trace::Trace;
-use crate::weather::Weather;
+use crate::weather::{FORGETS_SOON_US, Weather};
+
+mod damaged;
 
 /// How long the healed world may take to come to rest: many times the longest retry of the protocol, and the time after which
 /// a silent connection is given up on both sides.
@@ -25,9 +28,6 @@ const REST_WITHIN_US: u64 = 400_000_000;
 
 /// Things that may happen in that time; more means that it turns in circles.
 const REST_WITHIN_THINGS: u64 = 1_000_000;
-
-/// Longer times to forget are not waited for.
-const FORGETS_WITHIN_US: u64 = 400 * MS;
 
 /// What is confirmed by the members' partitions is committed by then, so that an outbox lets go of it.
 const CONFIRMED_US: u64 = 1_500 * MS;
@@ -60,7 +60,8 @@ enum Actor {
 impl World {
     pub(crate) fn new(what: Run, trace: Trace) -> World {
         let mut rng = Rng::new(what.seed);
-        let weather = Weather::new(&mut rng.fork(1));
+        let mut weather = Weather::new(&mut rng.fork(1));
+        what.plant.into_iter().for_each(|plant| weather.suit(plant));
         let fuse = Fuse::new(what.plant, rng.fork(2), trace.clone());
         trace.line(format_args!("{weather:?}"));
         let disks = (0..weather.shards).map(|shard| SimDisk::new(shard, rng.next())).collect();
@@ -69,6 +70,7 @@ impl World {
             now_us: 0,
             wall_off_ms: 0,
             rng,
+            rots: Rots::new(what.seed),
             sockets: Vec::new(),
             fuse,
             trace,
@@ -106,6 +108,7 @@ impl World {
             self.happen()?;
         }
         self.heal();
+        self.rest_damaged()?;
         self.come_to_rest()?;
         self.model.complete()?;
         self.restart_and_look()?;
@@ -116,7 +119,7 @@ impl World {
     /// waits for it.
     fn forget(&mut self) -> Result<(), Violation> {
         let forget_after_us = self.b.weather.bounds.forget_after_us;
-        if forget_after_us > FORGETS_WITHIN_US {
+        if forget_after_us > FORGETS_SOON_US {
             return Ok(());
         }
         let until_us = self.b.now_us + forget_after_us + CONFIRMED_US;
@@ -225,6 +228,12 @@ impl World {
         let chances =
             [w.crash_per_mille, w.stop_per_mille, w.hostile_per_mille, w.sleep_per_mille, w.wall_jump_per_mille];
         let [crash, stop, hostile, sleep, wall_jump] = chances.map(|chance| self.b.rng.per_mille(chance));
+        if let Some(node) = &mut self.node
+            && self.b.weather.rots_per_mille > 0
+            && self.b.rots.rng.per_mille(self.b.weather.rots_per_mille)
+        {
+            node.rot(&mut self.b);
+        }
         if crash && self.node.is_some() {
             self.b.stats.crashes += 1;
             self.crash();

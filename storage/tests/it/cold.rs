@@ -333,3 +333,50 @@ fn what_is_sparse_moves_again() {
     let after: Vec<SegmentId> = owner.rig.log.cold_segments().collect();
     assert!(sparse.iter().all(|id| !after.contains(id)), "{sparse:?} of {before:?} are gone: {after:?}");
 }
+
+#[test]
+fn damage_of_a_first_page_keeps_nothing_from_moving() {
+    let mut owner = Owner::new(10, 12);
+    let source = owner.wanted[0].place.segment;
+    owner.rig.disk.flip_bit(source, 24, 3).unwrap();
+    let (moved, rotten) = owner.copy();
+    assert_eq!((moved.len(), rotten.len()), (owner.wanted.len(), 0));
+    owner.point(&moved);
+    owner.check(&owner.rig.log);
+}
+
+#[test]
+fn erasing_takes_nothing_from_what_is_damaged_and_may_be_mended() {
+    let mut owner = Owner::new(11, 6);
+    owner.checkpoint();
+    let (moved, _) = owner.copy();
+    owner.point(&moved);
+    owner.checkpoint();
+    let cold = owner.wanted[0].place.segment;
+    let gone = owner.wanted.remove(1);
+    owner.rig.log.release(gone.place);
+    owner.wanted.retain(|it| it.place.segment == cold);
+    let heads = owner.wanted.iter().chain([&gone]).map(|it| it.place.offset - whimbrel_storage::RECORD_HEADER_BYTES);
+    // The first page, the head of the batch, and those of its records.
+    let mut damaged: Vec<u32> = heads.chain([24, 4096 + 8, 4096 + 40]).collect();
+    damaged.sort_unstable();
+    for offset in damaged {
+        let before = owner.rig.disk.crash(&mut |_, _| true);
+        let mut disk = owner.rig.disk.crash(&mut |_, _| true);
+        disk.flip_bit(cold, offset, 1).unwrap();
+        owner.rig.disk = disk;
+        owner.rig.log = open(&mut owner.rig.disk);
+        owner.wanted.iter().for_each(|it| owner.rig.log.hold(it.place));
+        owner.erase();
+        owner.rig.disk.flip_bit(cold, offset, 1).unwrap();
+        // With the bit back all that is wanted is found and can be vouched for, as whoever moves it once more does.
+        let mut queue: Vec<Location> = owner.wanted.iter().map(|it| it.place).collect();
+        queue.sort_unstable();
+        let mut queue = VecDeque::from(queue);
+        let wanted = queue.len();
+        let copy = owner.rig.log.plan_copy(&mut queue).unwrap();
+        let Ok(ColdDone::Copied(copied)) = ColdWork::Copy(copy).run(&mut owner.rig.disk) else { unreachable!() };
+        assert_eq!((copied.moved.len(), copied.rotten.len()), (wanted, 0), "byte {offset}");
+        owner.rig.disk = before;
+    }
+}

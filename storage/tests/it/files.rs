@@ -1,10 +1,11 @@
 //! The log over real files.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 
-use whimbrel_storage::{Disk, FileDisk, Log, Loss, Rot, Rotten, SegmentId, Wanted};
+use whimbrel_storage::{ColdWork, Disk, FileDisk, Log, Loss, Rot, Rotten, SegmentId, Wanted};
 
 use crate::rig::{Kept, OPTIONS, open};
 
@@ -216,4 +217,20 @@ fn checkpoints_are_written_into_bytes_that_the_disk_keeps_for_them() {
     names.retain(|name| !name.ends_with(".seg"));
     names.sort_unstable();
     assert_eq!(names, ["0.reserve", "0000000004.ckpt", "0000000005.ckpt"]);
+}
+
+#[test]
+fn what_cannot_be_read_ends_no_process_that_moves_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut disk = FileDisk::open(dir.path(), OPTIONS.shard).unwrap();
+    let (mut log, _, _) = open(OPTIONS, &mut disk).unwrap();
+    let kept = fill(&mut log, &disk, 60);
+    let mut places: VecDeque<_> =
+        kept.iter().map(|kept| kept.location).filter(|it| it.segment == SegmentId(2)).collect();
+    places.iter().for_each(|place| log.hold(*place));
+    // A look at a page of the mapping behind the end of the file is a SIGBUS, as one at a page with an error of the device is.
+    disk.file(SegmentId(2)).unwrap().set_len(4096).unwrap();
+    let copy = log.plan_copy(&mut places).unwrap();
+    let error = ColdWork::Copy(copy).run(&mut disk).unwrap_err();
+    assert!(error.to_string().contains("0000000002.seg has 4096 bytes"), "{error}");
 }

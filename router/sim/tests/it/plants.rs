@@ -1,14 +1,15 @@
-//! Planted faults: most are caught by a seed that was known to do so when this was written, or by one soon after it. All of
-//! them, from seed 0 on and within 1,000, are `whimbrel-sim plants`.
+//! Planted faults: each is caught within the first seeds, or seen to be healed. All of them at once, with the seeds that caught
+//! them, are `whimbrel-sim plants`.
 
 use whimbrel_sim::plant::Plant;
 use whimbrel_sim::{DEFAULT_STEPS, Run, Trace, failure, hunt, run};
 
-/// Seeds after the known one. Any change of what is under test changes what happens under every seed.
-const WITHIN: u64 = 200;
+/// Any change of what is under test changes what happens under each seed. So no seed is named here: a fault is found under one
+/// in a few, thirty at most, and within so many always.
+const WITHIN: u64 = 300;
 
-fn caught(plant: Plant, known: u64) {
-    let catch = hunt(plant, known..known + WITHIN, DEFAULT_STEPS);
+fn caught(plant: Plant) {
+    let catch = hunt(plant, 0..WITHIN, DEFAULT_STEPS);
     assert!(catch.is_right(), "{}: {} in {} seeds: {:?}", plant.name(), catch.verdict(), catch.seeds, catch.caught);
     let (what, violation) = catch.caught.expect("what is right is caught");
     let outcome = run(what, Trace::default());
@@ -21,44 +22,42 @@ fn caught(plant: Plant, known: u64) {
 
 #[test]
 fn a_disk_that_lies_rots_or_flips_bits_is_caught() {
-    caught(Plant::DiskLies, 21);
-    caught(Plant::DiskRots, 16);
-    caught(Plant::DiskFlips, 34);
+    caught(Plant::DiskLies);
+    caught(Plant::DiskRots);
+    caught(Plant::DiskFlips);
 }
 
 #[test]
 fn a_write_that_goes_astray_and_a_full_disk_that_lies_are_caught() {
-    caught(Plant::DiskMisdirects, 21);
-    caught(Plant::DamageHidden, 26);
-    caught(Plant::FullLies, 1);
+    caught(Plant::DiskMisdirects);
+    caught(Plant::DamageHidden);
+    caught(Plant::FullLies);
 }
 
 #[test]
 fn a_checkpoint_that_is_never_answered_keeps_what_should_be_forgotten() {
-    caught(Plant::CheckpointSilent, 204);
+    caught(Plant::CheckpointSilent);
 }
 
 #[test]
 fn a_ring_that_forgets_a_flush_and_a_lane_that_flips_a_bit_are_caught() {
-    caught(Plant::FlushSilent, 21);
-    caught(Plant::LaneFlips, 20);
+    caught(Plant::FlushSilent);
+    caught(Plant::LaneFlips);
 }
 
 #[test]
 fn a_socket_that_repeats_swaps_drops_or_raises_is_caught() {
-    caught(Plant::SocketRepeats, 5);
-    caught(Plant::SocketSwaps, 5);
-    caught(Plant::SocketDrops, 5);
-    caught(Plant::AckDrops, 260);
-    caught(Plant::AckJumps, 14);
+    caught(Plant::SocketRepeats);
+    caught(Plant::SocketSwaps);
+    caught(Plant::SocketDrops);
+    caught(Plant::AckDrops);
+    caught(Plant::AckJumps);
 }
 
 #[test]
 fn what_must_be_healed_is_healed() {
     for plant in Plant::ALL.into_iter().filter(|plant| plant.must_be_healed()) {
-        // Checkpoints are rarer than items of lanes.
-        let seeds = if plant == Plant::CheckpointLost { 168..170 } else { 0..5 };
-        let catch = hunt(plant, seeds, DEFAULT_STEPS);
+        let catch = hunt(plant, 0..5, DEFAULT_STEPS);
         assert!(catch.is_right(), "{}: fired {}, {:?}", plant.name(), catch.fired, catch.caught);
     }
 }
