@@ -9,7 +9,7 @@ use whimbrel_core::limits::Bounds;
 use whimbrel_core::session::Login;
 use whimbrel_core::{Effect, Effects, Input, Now, Shard, ShardConfig, route};
 use whimbrel_storage::ram::RamDisk;
-use whimbrel_storage::{Checked, Disk, LogOptions, Memory, Retired, SegmentId, SegmentIs, check_segment};
+use whimbrel_storage::{Checked, Disk, LogOptions, Memory, Retired, SegmentIs, check_segment};
 use whimbrel_wire::{Builder, CreateChatFields, Kind, SendFields, fb};
 
 const SEGMENT_BYTES: u32 = 384 << 10;
