@@ -214,9 +214,14 @@ impl Shard {
     }
 
     /// How long inputs may gather before the shard is woken for the first of them, in microseconds; 0 if it should be at once.
-    /// A shard that works hand in hand with others at a high pace does more in fewer turns.
+    /// A shard that works hand in hand with others at a high pace does more in fewer turns. While a write is in flight what comes
+    /// can only gather: so it does in one turn, for up to half as long as writes take.
     pub fn rest_us(&self) -> u64 {
-        if self.is_among_busy() { limits::LANE_REST_US } else { 0 }
+        match self.is_among_busy() {
+            true => limits::LANE_REST_US,
+            false if self.log.is_writing() => (self.writes.mean_us / 2).min(limits::WRITE_REST_US),
+            false => 0,
+        }
     }
 
     /// Whether so much is gathered, and can be written, that the turn should end now rather than take in more.
@@ -368,8 +373,26 @@ impl Shard {
         if let Some(write) = self.log.next_write() {
             self.counters.writes += 1;
             self.lane_heard = false;
+            self.writes.begun_us = self.now.mono_us;
             fx.list.push(Effect::WriteLog(write));
         }
+    }
+}
+
+/// How long writes of the log take.
+#[derive(Debug, Default)]
+pub(crate) struct Writes {
+    /// When the last one was asked for.
+    begun_us: u64,
+    /// Of the last ones, in microseconds.
+    mean_us: u64,
+}
+
+impl Writes {
+    /// The last one is over.
+    pub(crate) fn ended(&mut self, now_us: u64) {
+        let took_us = now_us.saturating_sub(self.begun_us);
+        self.mean_us = (self.mean_us * 7 + took_us) / 8;
     }
 }
 
@@ -408,4 +431,24 @@ pub(crate) struct Persisting {
     mark: Mark,
     partition: usize,
     number: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mean_of_writes_follows_them() {
+        let mut writes = Writes::default();
+        for write in 0..64 {
+            writes.begun_us = write * 1000;
+            writes.ended(write * 1000 + 120);
+        }
+        assert!((100..=120).contains(&writes.mean_us), "{}", writes.mean_us);
+        for write in 0..64 {
+            writes.begun_us = write * 1000;
+            writes.ended(write * 1000 + 8);
+        }
+        assert!(writes.mean_us <= 8, "a quick disk is not waited for: {}", writes.mean_us);
+    }
 }

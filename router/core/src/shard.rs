@@ -19,7 +19,7 @@ use crate::limits;
 use crate::outbox::{Lanes, TargetRef};
 use crate::recover::{self, Found};
 use crate::repair::Trouble;
-use crate::replicate::{Pace, Partition, Persisting};
+use crate::replicate::{Pace, Partition, Persisting, Writes};
 use crate::scrub::Scrub;
 use crate::timers::Timers;
 
@@ -75,6 +75,8 @@ pub struct Shard {
     pub(crate) pace: Pace,
     /// Another shard was heard of since the last write.
     pub(crate) lane_heard: bool,
+    /// How long its writes take.
+    pub(crate) writes: Writes,
     /// Places that wait to be confirmed, committed.
     pub(crate) confirms: Vec<TargetRef>,
     pub(crate) watched: VecDeque<(u64, TargetRef)>,
@@ -152,6 +154,7 @@ impl Shard {
             local: VecDeque::new(),
             pace: Pace::default(),
             lane_heard: false,
+            writes: Writes::default(),
             confirms: Vec::new(),
             watched: VecDeque::new(),
             timers: Timers::default(),
@@ -197,6 +200,7 @@ impl Shard {
                 self.on_item(fx, item);
             }
             Input::LogWritten { write } => {
+                self.writes.ended(now.mono_us);
                 self.log.written(write);
                 self.persisted();
             }
