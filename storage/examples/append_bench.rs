@@ -272,7 +272,7 @@ impl Durable {
         for _ in 0..BATCHES {
             // Segments are made in the background of a server; here outside of what is timed.
             while let Some(Wanted { id, .. }) = self.log.segment_wanted() {
-                let mapping = self.disk.create_segment(id, self.options.segment_size, || ())?;
+                let mapping = self.disk.create_segment(id, self.options.segment_size, || None)?;
                 self.log.segment_ready(id, mapping);
             }
             let start = Instant::now();

@@ -4,6 +4,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use bytes::Bytes;
 use rustix::fs::FallocateFlags;
@@ -14,7 +16,7 @@ use crate::scrub::{FileSource, SegmentIs, Source};
 use crate::{Arriving, Disk, Position, SegmentId, end, mapping};
 
 /// Zeros are written in pieces of this size.
-pub const ZEROS_BYTES: usize = 64 << 10;
+pub const ZEROS_BYTES: usize = 256 << 10;
 
 /// Files of checkpoints: the two that are kept, and one that is being written.
 const CHECKPOINT_FILES: usize = 3;
@@ -61,9 +63,14 @@ impl FileDisk {
         Ok(disk)
     }
 
-    /// Makes a segment: see [`Disk::create`]. `pause` is called after each piece of [`ZEROS_BYTES`] that was given to the
-    /// disk: where the writes of a log beside it shall not wait for all of them it sleeps.
-    pub fn create_segment(&self, id: SegmentId, size_bytes: u32, pause: impl FnMut()) -> io::Result<Bytes> {
+    /// Makes a segment: see [`Disk::create`]. `pause` is asked after each piece of [`ZEROS_BYTES`]: if it says for how long, the piece
+    /// is given to the disk now and so long nothing is done, so that the writes of a log beside it do not wait for all of them.
+    pub fn create_segment(
+        &self,
+        id: SegmentId,
+        size_bytes: u32,
+        pause: impl FnMut() -> Option<Duration>,
+    ) -> io::Result<Bytes> {
         let path = self.path(id);
         let tmp = path.with_extension("tmp");
         // A segment that is there is never replaced, whatever asked for it.
@@ -89,7 +96,7 @@ impl FileDisk {
         used: u32,
         id: SegmentId,
         size_bytes: u32,
-        pause: impl FnMut(),
+        pause: impl FnMut() -> Option<Duration>,
     ) -> io::Result<Bytes> {
         let path = self.path(id);
         let tmp = path.with_extension("tmp");
@@ -223,7 +230,13 @@ impl FileDisk {
 
     /// Zeros are really written: blocks that are only reserved would be turned into written ones at the first write of each,
     /// with a journal commit in every flush, and a sparse file would answer a full disk with SIGBUS.
-    fn fill(&self, tmp: &Path, id: SegmentId, size_bytes: u32, pause: impl FnMut()) -> io::Result<()> {
+    fn fill(
+        &self,
+        tmp: &Path,
+        id: SegmentId,
+        size_bytes: u32,
+        pause: impl FnMut() -> Option<Duration>,
+    ) -> io::Result<()> {
         let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(tmp)?;
         match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, u64::from(size_bytes)) {
             Ok(()) | Err(Errno::OPNOTSUPP) => {}
@@ -233,7 +246,14 @@ impl FileDisk {
     }
 
     /// The blocks are there and in the page cache already, which makes it several times cheaper than a new file.
-    fn overwrite(&self, tmp: &Path, used: u32, id: SegmentId, size_bytes: u32, pause: impl FnMut()) -> io::Result<()> {
+    fn overwrite(
+        &self,
+        tmp: &Path,
+        used: u32,
+        id: SegmentId,
+        size_bytes: u32,
+        pause: impl FnMut() -> Option<Duration>,
+    ) -> io::Result<()> {
         let file = OpenOptions::new().write(true).open(tmp)?;
         if file.metadata()?.len() != u64::from(size_bytes) {
             return Err(io::Error::other(format!("{} has another size than a segment", tmp.display())));
@@ -247,11 +267,13 @@ impl FileDisk {
         zeros_bytes: u32,
         id: SegmentId,
         size_bytes: u32,
-        mut pause: impl FnMut(),
+        mut pause: impl FnMut() -> Option<Duration>,
     ) -> io::Result<()> {
         write_zeros(file, u64::from(zeros_bytes), |from, len| {
-            mapping::begin_write_back(file, from, len)?;
-            pause();
+            if let Some(pause) = pause() {
+                mapping::begin_write_back(file, from, len)?;
+                thread::sleep(pause);
+            }
             Ok(())
         })?;
         let generation = random()?;
@@ -275,11 +297,11 @@ impl Disk for FileDisk {
     }
 
     fn create(&mut self, id: SegmentId, size_bytes: u32) -> io::Result<Bytes> {
-        self.create_segment(id, size_bytes, || ())
+        self.create_segment(id, size_bytes, || None)
     }
 
     fn recycle(&mut self, old: SegmentId, used: u32, id: SegmentId, size_bytes: u32) -> io::Result<Bytes> {
-        self.recycle_segment(old, used, id, size_bytes, || ())
+        self.recycle_segment(old, used, id, size_bytes, || None)
     }
 
     fn remove(&mut self, id: SegmentId) -> io::Result<()> {

@@ -5,7 +5,7 @@
 use whimbrel_core::ids::{ChatId, ConnId, Correlation, DeviceId, InboxSeq, ShardId, UserId};
 use whimbrel_core::io::Moving;
 use whimbrel_core::lane::{Ask, Asker, LaneItem, Request};
-use whimbrel_core::limits::{Bounds, TURN_BYTES_MAX};
+use whimbrel_core::limits::{Bounds, TURN_BYTES_MAX, WRITE_REST_US};
 use whimbrel_core::session::Login;
 use whimbrel_core::{Effect, Effects, Input, Now, Shard, ShardConfig, route};
 use whimbrel_storage::ram::RamDisk;
@@ -378,4 +378,46 @@ fn a_full_disk_keeps_its_last_segment_for_acknowledgements_and_all_shards_refuse
     node.send(sender, chat, number, b"at last");
     node.turn();
     assert_eq!(node.count(sender, Kind::Sent), stored + 1);
+}
+
+#[test]
+fn what_comes_while_the_log_is_written_gathers_for_part_of_that_time() {
+    let mut node = Node::new(1, Bounds::default());
+    let alice = node.log_in(0, "alice", 1);
+    node.log_in(1, "bob", 1);
+    node.turns(2);
+    let chat = node.pair(alice, "alice", "bob");
+    let mut number = 0;
+    let mut rests = |node: &mut Node, write_us: u64| {
+        number += 1;
+        let fields = SendFields { correlation: number, chat: chat.0, client_seq: number, prev: number - 1 };
+        node.say(alice, |b, out| b.send(out, &fields, b"m"));
+        assert_eq!(node.shard.rest_us(), 0, "nothing is being written");
+        node.effects.lane_room = vec![node.lane_room; 8];
+        node.tell(Input::TurnEnd { more: false });
+        let list = std::mem::take(&mut node.effects.list);
+        let write = list.into_iter().find_map(|effect| match effect {
+            Effect::WriteLog(write) => Some(write),
+            _ => None,
+        });
+        let write = write.expect("a command is written at once");
+        let rest = node.shard.rest_us();
+        node.disk.write(write.segment, write.offset as u32, write.batch.as_ref()).unwrap();
+        node.now.mono_us += write_us;
+        let id = write.id;
+        drop(write);
+        node.tell(Input::LogWritten { write: id });
+        assert_eq!(node.shard.rest_us(), 0, "it is written");
+        node.effects.clear();
+        node.turn();
+        rest
+    };
+    for _ in 0..64 {
+        rests(&mut node, 1000);
+    }
+    assert_eq!(rests(&mut node, 1000), WRITE_REST_US, "a slow disk is not waited for as long as it takes");
+    for _ in 0..64 {
+        rests(&mut node, 20);
+    }
+    assert!(rests(&mut node, 20) <= 10, "nor a quick one longer");
 }

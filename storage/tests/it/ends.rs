@@ -21,7 +21,7 @@ fn open(dir: &Path) -> (FileDisk, Result<(Log, Recovered, u64), OpenError>) {
 fn write(log: &mut Log, disk: &mut FileDisk, batches: u64) {
     for index in 0..batches {
         while let Some(Wanted { id, .. }) = log.segment_wanted() {
-            log.segment_ready(id, disk.create_segment(id, OPTIONS.segment_size, || ()).unwrap());
+            log.segment_ready(id, disk.create_segment(id, OPTIONS.segment_size, || None).unwrap());
         }
         let header = RecordHeader { kind: RecordKind::Entry, partition: 1, term: 1, index };
         log.append(&header, &[7; 900]).unwrap();

@@ -22,7 +22,7 @@ fn fill(log: &mut Log, disk: &FileDisk, records: u64) -> Vec<Kept> {
         kept.push(Kept { header: header(index), location, payload });
         while let Some(Wanted { id, .. }) = log.segment_wanted() {
             let disk = disk.clone();
-            let made = std::thread::spawn(move || disk.create_segment(id, OPTIONS.segment_size, || ()));
+            let made = std::thread::spawn(move || disk.create_segment(id, OPTIONS.segment_size, || None));
             log.segment_ready(id, made.join().unwrap().unwrap());
         }
         if index % 3 == 2

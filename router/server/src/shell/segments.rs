@@ -28,10 +28,14 @@ const LOGGED: u32 = 60;
 
 /// How long the thread that makes segments sleeps at most after a piece of one. Written at once the zeros of a segment keep the disk
 /// busy for 50 ms, in which no batch of the log gets there.
-const PIECE_PAUSE_MAX: Duration = Duration::from_millis(4);
+const PIECE_PAUSE_MAX: Duration = Duration::from_millis(16);
 
 /// A segment is made within this part of the time that the log took for the last one: three quarters.
 const MAKING: (u32, u32) = (3, 4);
+
+/// A log that fills one within this time wants the next at once. Made in pieces it takes several times as much CPU, which such a
+/// log has no share of to spare: at 50 MB a second it was a third of a core.
+const HURRIED: Duration = Duration::from_secs(2);
 
 /// How long after a failure it is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -61,8 +65,8 @@ enum Keeping {
 struct Pacing {
     /// The newest segment that the log has begun to write.
     begun: Arc<AtomicU32>,
-    /// After each piece.
-    pause: Duration,
+    /// After each piece, if it is not to be made at once.
+    pause: Option<Duration>,
     /// When one was asked for last.
     asked: Option<Instant>,
 }
@@ -71,24 +75,22 @@ impl Pacing {
     /// One is asked for.
     fn asked(&mut self, size_bytes: u32) {
         let now = Instant::now();
-        let lasted = self.asked.replace(now).map_or(Duration::ZERO, |asked| now - asked);
+        let lasted = self.asked.replace(now).map_or(Duration::ZERO, |asked| now.duration_since(asked));
         self.pause = pause(lasted, size_bytes);
     }
 
     /// After a piece of a segment.
-    fn rest(&self, segment: SegmentId) {
-        // The log is in the last one that stands ahead of this: now it counts.
-        if self.begun.load(Ordering::Relaxed) + 1 < segment.0 {
-            thread::sleep(self.pause);
-        }
+    fn pause(&self, segment: SegmentId) -> Option<Duration> {
+        // In the last one that stands ahead of this the log waits for it.
+        self.pause.filter(|_| self.begun.load(Ordering::Relaxed) + 1 < segment.0)
     }
 }
 
 /// After each piece of a segment, if the one before it was asked for so long ago.
-fn pause(lasted: Duration, size_bytes: u32) -> Duration {
+fn pause(lasted: Duration, size_bytes: u32) -> Option<Duration> {
     let (part, of) = MAKING;
     let pieces = size_bytes.div_ceil(ZEROS_BYTES as u32).max(1);
-    (lasted * part / of / pieces).min(PIECE_PAUSE_MAX)
+    (lasted >= HURRIED).then(|| (lasted * part / of / pieces).min(PIECE_PAUSE_MAX))
 }
 
 /// See the [module](self).
@@ -112,7 +114,7 @@ impl Segments {
         let (results, done) = mpsc::channel();
         let (worker, wake, tell) = (disk.clone(), waker.clone(), results.clone());
         let begun = Arc::new(AtomicU32::new(0));
-        let mut pacing = Pacing { begun: Arc::clone(&begun), pause: Duration::ZERO, asked: None };
+        let mut pacing = Pacing { begun: Arc::clone(&begun), pause: None, asked: None };
         thread::Builder::new().name(format!("segments-{shard}")).spawn(move || {
             let mut failures = 0;
             for job in jobs {
@@ -235,7 +237,7 @@ fn make(disk: &FileDisk, job: Making, size_bytes: u32, pacing: &Pacing, failures
     if *failures > 0 {
         thread::sleep(RETRY);
     }
-    let pause = || pacing.rest(segment);
+    let pause = || pacing.pause(segment);
     let made = match reuse {
         Some(Retired { id: old, mapping, used }) => {
             // Before its bytes change.
@@ -372,23 +374,22 @@ mod tests {
 
     #[test]
     fn a_segment_is_made_within_the_time_that_the_log_takes_for_one() {
-        let (size, pieces) = (64 << 20, 1024);
-        assert_eq!(pause(Duration::ZERO, size), Duration::ZERO, "the first ones are wanted at once");
-        let paused = pause(Duration::from_secs(2), size) * pieces;
+        let (size, pieces) = (64 << 20, 256);
+        assert_eq!(pause(Duration::ZERO, size), None, "the first ones are wanted at once");
+        assert_eq!(pause(HURRIED - Duration::from_millis(1), size), None);
+        let paused = pause(Duration::from_secs(2), size).unwrap() * pieces;
         assert!(paused <= Duration::from_millis(1500) && paused > Duration::from_millis(1400), "{paused:?}");
-        assert_eq!(pause(Duration::from_secs(3600), size), PIECE_PAUSE_MAX);
-        assert!(pause(Duration::from_secs(1), 1) <= PIECE_PAUSE_MAX, "one that is smaller than a piece");
+        assert_eq!(pause(Duration::from_secs(3600), size), Some(PIECE_PAUSE_MAX));
+        assert_eq!(pause(Duration::from_secs(3), 1), Some(PIECE_PAUSE_MAX), "one that is smaller than a piece");
     }
 
     #[test]
-    fn nobody_rests_when_the_log_is_in_the_last_segment_ahead() {
-        let pacing = Pacing {
-            begun: Arc::new(AtomicU32::new(7)),
-            // Longer than any test: if it were slept, that would be seen.
-            pause: Duration::from_secs(1_000_000),
-            asked: None,
-        };
-        pacing.rest(SegmentId(8));
-        pacing.rest(SegmentId(7));
+    fn nobody_pauses_when_the_log_is_in_the_last_segment_ahead() {
+        let begun = Arc::new(AtomicU32::new(7));
+        let pacing = Pacing { begun: Arc::clone(&begun), pause: Some(PIECE_PAUSE_MAX), asked: None };
+        assert_eq!(pacing.pause(SegmentId(9)), Some(PIECE_PAUSE_MAX));
+        begun.store(8, Ordering::Relaxed);
+        assert_eq!(pacing.pause(SegmentId(9)), None);
+        assert_eq!(pacing.pause(SegmentId(8)), None, "nor when it has not even that");
     }
 }
