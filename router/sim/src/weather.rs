@@ -129,7 +129,7 @@ impl Weather {
         weather.bounds.scrub_interval_us = rng.pick(&[10_000 * MS, 100_000 * MS, Bounds::default().scrub_interval_us]);
         weather.bounds.image_places = rng.pick(&[1, 5, Bounds::default().image_places]);
         weather.slices(rng);
-        weather.rots_per_mille = calm(rng.pick(&[0, 0, 1, 2]));
+        weather.rots_per_mille = calm(rng.pick(&[0, 0, 0, 0, 1, 2]));
         weather.rotten(rng);
         weather.sort_us = rng.pick(&[0, 0, 0, 20_000, 2_000_000]);
         weather
