@@ -194,9 +194,9 @@ impl Shard {
             if self.partitions[p].serving {
                 self.note(rot);
                 self.begin_repair(fx, p, Why::Waiting, found);
-            } else if is_cold && self.partitions[p].repair.is_none() {
-                // Whether it waits for that is known once it has applied all that is in its log, and nobody is told before.
-                self.doubtful.extend(&checked.rot);
+            } else if self.partitions[p].repair.is_none() {
+                // Whether it waits for that is known once it serves, and nobody is told before.
+                self.doubtful.extend(checked.rot.iter().chain([&rot]));
             }
         }
     }

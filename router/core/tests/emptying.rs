@@ -9,7 +9,9 @@ use whimbrel_core::limits::Bounds;
 use whimbrel_core::session::Login;
 use whimbrel_core::{Effect, Effects, Input, Now, Shard, ShardConfig, route};
 use whimbrel_storage::ram::RamDisk;
-use whimbrel_storage::{Checked, Disk, LogOptions, Memory, Retired, SegmentIs, check_segment};
+use whimbrel_storage::{
+    Checked, Disk, LogOptions, Loss, Memory, Retired, Rot, RotReason, SegmentId, SegmentIs, check_segment,
+};
 use whimbrel_wire::{Builder, CreateChatFields, Kind, SendFields, fb};
 
 const SEGMENT_BYTES: u32 = 384 << 10;
@@ -298,5 +300,34 @@ fn damage_that_is_found_before_its_partition_serves_is_not_forgotten() {
         (0..12).for_each(|_| after.turn(2000));
         assert!(after.shard.is_ready());
         assert_eq!(after.shard.in_repair().count(), usize::from(is_damaged));
+    }
+}
+
+#[test]
+fn a_segment_that_ends_too_early_before_its_partition_serves_is_not_forgotten() {
+    let mut node = Node::start(RamDisk::new(0, 8));
+    let (alice, bob) = (node.log_in(0, "alice"), node.log_in(1, "bob"));
+    (0..20).for_each(|_| node.turn(2000));
+    let chat = node.pair(alice, "alice", "bob");
+    node.tell(Input::Disconnected { conn: bob });
+    for number in 1..=20 {
+        node.send(alice, chat, number);
+        node.turn(2000);
+    }
+    // It is closed, and a checkpoint lies behind it; what waits in it has not moved yet.
+    let segment = SegmentId(1);
+    let moved = node.shard.counters().moved;
+    while node.shard.counters().checkpoints < 2 {
+        node.turn(STEP_US / 2);
+    }
+    assert_eq!(node.shard.counters().moved, moved);
+    // Damage that takes nothing, and no batch behind it.
+    let rot = Rot { segment, offset: 0, bytes: 4096, reason: RotReason::SegmentHeader, loss: Loss::Nothing };
+    for end in [4096, SEGMENT_BYTES] {
+        let mut after = Node::open(node.disk.crash(&mut |_, _| false));
+        after.tell(Input::ReadIn { checked: Checked { segment, end, rot: vec![rot], ..Checked::default() } });
+        (0..12).for_each(|_| after.turn(2000));
+        assert!(after.shard.is_ready());
+        assert_eq!(after.shard.in_repair().count(), usize::from(end == 4096), "it ends at {end}");
     }
 }
