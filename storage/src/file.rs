@@ -21,6 +21,9 @@ pub const ZEROS_BYTES: usize = 256 << 10;
 /// Files of checkpoints: the two that are kept, and one that is being written.
 const CHECKPOINT_FILES: usize = 3;
 
+/// The file of a checkpoint is made shorter only where it has more than this beyond what was written to it.
+const CUT_MIN_BYTES: u64 = 256 << 10;
+
 /// What the file of a checkpoint that is being written ends with.
 const CHECKPOINT_TMP: &str = ".ckpt.tmp";
 
@@ -383,11 +386,7 @@ fn allocate(path: &Path, size_bytes: u64) -> io::Result<()> {
 /// then it has no bytes of the disk kept any more.
 fn end_file(mut file: &File) -> io::Result<()> {
     let (end, length) = (file.stream_position()?, file.metadata()?.len());
-    if length > 4 * end + ZEROS_BYTES as u64 {
-        file.set_len(end)
-    } else {
-        write_zeros(file, length - end, |_, _| Ok(()))
-    }
+    if length > 4 * end + CUT_MIN_BYTES { file.set_len(end) } else { write_zeros(file, length - end, |_, _| Ok(())) }
 }
 
 /// Writes zeros from where the file stands on, and calls `after` with where each piece of them begins, counted from there, and its
