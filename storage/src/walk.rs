@@ -42,6 +42,8 @@ pub(crate) struct Walk {
     last: Option<(At, u32)>,
     records: u64,
     rot: Vec<Rotten>,
+    /// Nothing more is accepted: what lies behind was looked through.
+    is_over: bool,
     /// From this place on, in all segments behind the headers', a look for batches found zeros.
     zeros_from: Cell<(usize, u32)>,
 }
@@ -58,12 +60,20 @@ impl Walk {
             last: None,
             records: 0,
             rot: Vec::new(),
+            is_over: false,
             zeros_from: Cell::new((usize::MAX, 0)),
         }
     }
 
     /// Accepts the next batch, if what is there is what belongs there, and gives out its records.
     pub(crate) fn step(&mut self, on_record: &mut dyn FnMut(&RecordHeader, Location, Bytes)) -> bool {
+        if !self.is_over {
+            self.is_over = !self.accept(on_record);
+        }
+        !self.is_over
+    }
+
+    fn accept(&mut self, on_record: &mut dyn FnMut(&RecordHeader, Location, Bytes)) -> bool {
         loop {
             let at = self.at;
             match self.look(at) {
