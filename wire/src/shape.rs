@@ -182,6 +182,8 @@ mod tests {
         tables
     }
 
+    const ROUNDS: u32 = 200_000;
+
     #[test]
     fn it_says_what_flatbuffers_says_whatever_byte_is_another() {
         let tables = tables();
@@ -212,6 +214,45 @@ mod tests {
             }
         }
         assert!(quickly > 100_000 && accepted >= quickly && refused > 100_000, "{quickly} {accepted} {refused}");
+    }
+
+    #[test]
+    fn what_it_learns_of_forged_tables_misleads_it_nowhere() {
+        let tables = tables();
+        let (mut state, mut quickly, mut learnt) = (0x2545_F491_4F6C_DD1D_u64, 0_u32, 0);
+        let mut below = |end: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state % end as u64) as usize
+        };
+        let mut shapes = Shapes::default();
+        for round in 0..ROUNDS {
+            if round % 64 == 0 {
+                // Of forged tables there are more than it keeps.
+                shapes = Shapes::default();
+            }
+            let (kind, table) = &tables[below(tables.len())];
+            let mut table = table.clone();
+            for _ in 0..below(4) {
+                // Offsets are small numbers, most of them even.
+                let (at, value) = (below(table.len().min(48)), below(table.len() + 8) as u8);
+                table[at] = if value % 4 == 1 { value } else { value & !1 };
+            }
+            if below(3) == 0 {
+                table.resize(below(table.len() + 16), 0);
+            }
+            // Often learnt whole, and then met shorter.
+            for len in [table.len(), table.len() - below(table.len() + 1), table.len()] {
+                let table = &table[..len];
+                let known = shapes.kinds[*kind as usize - 1].iter().find(|shape| table.starts_with(&shape.head));
+                quickly += u32::from(known.is_some_and(|shape| shape.holds(table)));
+                let thorough = trusted::verify_command(*kind as u8, table);
+                assert_eq!(shapes.verify(*kind, table), thorough, "{kind:?} {table:?}");
+            }
+            learnt = learnt.max(shapes.kinds.iter().map(Vec::len).sum());
+        }
+        assert!(quickly > ROUNDS / 5 && learnt > 12, "{quickly} {learnt}");
     }
 
     #[test]
