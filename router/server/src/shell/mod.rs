@@ -186,10 +186,11 @@ async fn run_shard(
     ring.register_event(waker.fd()).context("register an eventfd with the ring")?;
     let sleeper = Sleeper::new(&waker).context("make an eventfd")?;
     mesh.set_ring(id, ring.fd());
+    let forget_after = Duration::from_micros(config.bounds.forget_after_us);
     let shard = Shard::open(config, log, &mut disk).context("open the log")?;
     tell_recovered(id, shard.recovered());
     control.tell(Told::Opened(id));
-    let segments = Segments::new(id, disk, log.segment_size, waker).context("start a thread")?;
+    let segments = Segments::new(id, disk, log.segment_size, forget_after, waker).context("start a thread")?;
     let lanes = Lanes::new(mesh, id);
     let stats = Stats::new(board, id);
     Shell::new(Parts { id, shard, ring, lanes, segments, sleeper, listener, control, clock, stats, shards }).run().await

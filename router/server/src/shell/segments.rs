@@ -33,6 +33,10 @@ const PIECE_PAUSE_MAX: Duration = Duration::from_millis(16);
 /// A segment is made within this part of the time that the log took for the last one: three quarters.
 const MAKING: (u32, u32) = (3, 4);
 
+/// And within this part of the time within which dead bytes have to be gone: one that is used again may have some, and none is
+/// closed before the next is there.
+const MAKING_OF_FORGETTING: u32 = 64;
+
 /// A log that fills one within this time wants the next at once. Made in pieces it takes several times as much CPU, which such a
 /// log has no share of to spare: at 50 MB a second it was a third of a core.
 const HURRIED: Duration = Duration::from_secs(2);
@@ -67,6 +71,8 @@ struct Pacing {
     begun: Arc<AtomicU32>,
     /// After each piece, if it is not to be made at once.
     pause: Option<Duration>,
+    /// For a whole segment at most.
+    pauses_max: Duration,
     /// When one was asked for last.
     asked: Option<Instant>,
 }
@@ -76,7 +82,7 @@ impl Pacing {
     fn asked(&mut self, size_bytes: u32) {
         let now = Instant::now();
         let lasted = self.asked.replace(now).map_or(Duration::ZERO, |asked| now.duration_since(asked));
-        self.pause = pause(lasted, size_bytes);
+        self.pause = pause(lasted, self.pauses_max, size_bytes);
     }
 
     /// After a piece of a segment.
@@ -87,10 +93,10 @@ impl Pacing {
 }
 
 /// After each piece of a segment, if the one before it was asked for so long ago.
-fn pause(lasted: Duration, size_bytes: u32) -> Option<Duration> {
+fn pause(lasted: Duration, pauses_max: Duration, size_bytes: u32) -> Option<Duration> {
     let (part, of) = MAKING;
     let pieces = size_bytes.div_ceil(ZEROS_BYTES as u32).max(1);
-    (lasted >= HURRIED).then(|| (lasted * part / of / pieces).min(PIECE_PAUSE_MAX))
+    (lasted >= HURRIED).then(|| ((lasted * part / of).min(pauses_max) / pieces).min(PIECE_PAUSE_MAX))
 }
 
 /// See the [module](self).
@@ -109,12 +115,19 @@ pub(super) struct Segments {
 
 impl Segments {
     /// Starts the threads, which end with this value.
-    pub(super) fn new(shard: ShardId, disk: FileDisk, size_bytes: u32, waker: Waker) -> io::Result<Segments> {
+    pub(super) fn new(
+        shard: ShardId,
+        disk: FileDisk,
+        size_bytes: u32,
+        forget_after: Duration,
+        waker: Waker,
+    ) -> io::Result<Segments> {
         let (making, jobs) = mpsc::channel();
         let (results, done) = mpsc::channel();
         let (worker, wake, tell) = (disk.clone(), waker.clone(), results.clone());
         let begun = Arc::new(AtomicU32::new(0));
-        let mut pacing = Pacing { begun: Arc::clone(&begun), pause: None, asked: None };
+        let pauses_max = forget_after / MAKING_OF_FORGETTING;
+        let mut pacing = Pacing { begun: Arc::clone(&begun), pause: None, pauses_max, asked: None };
         thread::Builder::new().name(format!("segments-{shard}")).spawn(move || {
             let mut failures = 0;
             for job in jobs {
@@ -374,19 +387,27 @@ mod tests {
 
     #[test]
     fn a_segment_is_made_within_the_time_that_the_log_takes_for_one() {
-        let (size, pieces) = (64 << 20, 256);
-        assert_eq!(pause(Duration::ZERO, size), None, "the first ones are wanted at once");
-        assert_eq!(pause(HURRIED - Duration::from_millis(1), size), None);
-        let paused = pause(Duration::from_secs(2), size).unwrap() * pieces;
+        let (size, pieces, most) = (64 << 20, 256, Duration::from_secs(10));
+        assert_eq!(pause(Duration::ZERO, most, size), None, "the first ones are wanted at once");
+        assert_eq!(pause(HURRIED - Duration::from_millis(1), most, size), None);
+        let paused = pause(Duration::from_secs(2), most, size).unwrap() * pieces;
         assert!(paused <= Duration::from_millis(1500) && paused > Duration::from_millis(1400), "{paused:?}");
-        assert_eq!(pause(Duration::from_secs(3600), size), Some(PIECE_PAUSE_MAX));
-        assert_eq!(pause(Duration::from_secs(3), 1), Some(PIECE_PAUSE_MAX), "one that is smaller than a piece");
+        assert_eq!(pause(Duration::from_secs(3600), most, size), Some(PIECE_PAUSE_MAX));
+        assert_eq!(pause(Duration::from_secs(3), most, 1), Some(PIECE_PAUSE_MAX), "one that is smaller than a piece");
+    }
+
+    #[test]
+    fn where_bytes_have_to_be_gone_soon_a_segment_is_made_soon() {
+        let most = Duration::from_secs(1) / MAKING_OF_FORGETTING;
+        let paused = pause(Duration::from_secs(3600), most, 64 << 20).unwrap() * 256;
+        assert!(paused <= most && paused > most / 2, "{paused:?}");
     }
 
     #[test]
     fn nobody_pauses_when_the_log_is_in_the_last_segment_ahead() {
         let begun = Arc::new(AtomicU32::new(7));
-        let pacing = Pacing { begun: Arc::clone(&begun), pause: Some(PIECE_PAUSE_MAX), asked: None };
+        let pacing =
+            Pacing { begun: Arc::clone(&begun), pause: Some(PIECE_PAUSE_MAX), pauses_max: Duration::MAX, asked: None };
         assert_eq!(pacing.pause(SegmentId(9)), Some(PIECE_PAUSE_MAX));
         begun.store(8, Ordering::Relaxed);
         assert_eq!(pacing.pause(SegmentId(9)), None);
