@@ -305,9 +305,10 @@ fn only_one_works_at_a_time() {
 fn a_reader_that_goes_away_is_no_failure() {
     let machine = Machine::new();
     for words in ["show latency", "check latency --json", "completions bash", "--help", "apply latency --dry-run"] {
-        let mut child =
-            machine.command(words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program");
-        drop(child.stdout.take());
+        // Gone before the program begins: it would not notice one that leaves when all is said.
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let mut child = machine.command(words).stdout(writer).stderr(Stdio::piped()).spawn().expect("the program");
         let mut said = String::new();
         child.stderr.take().expect("a pipe").read_to_string(&mut said).expect("text");
         assert_eq!((child.wait().expect("an end").code(), said.as_str()), (Some(0), ""), "{words}");
