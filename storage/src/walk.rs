@@ -40,6 +40,8 @@ pub(crate) struct Walk {
     next_batch: u64,
     /// Place and length of the last one that was accepted.
     last: Option<(At, u32)>,
+    /// How much rot was found before it.
+    rot_before: usize,
     records: u64,
     rot: Vec<Rotten>,
     /// Nothing more is accepted: what lies behind was looked through.
@@ -58,6 +60,7 @@ impl Walk {
             at,
             next_batch,
             last: None,
+            rot_before: 0,
             records: 0,
             rot: Vec::new(),
             is_over: false,
@@ -81,6 +84,7 @@ impl Walk {
                     self.emit(at, &header, true, on_record);
                     self.pass(&header);
                     self.last = Some((at, layout::padded(header.length)));
+                    self.rot_before = self.rot.len();
                     return true;
                 }
                 Next::Torn(header) => {
@@ -113,6 +117,11 @@ impl Walk {
             return Err(self.rot(tail, RotReason::BatchMissing));
         }
         if let Some((at, bytes)) = self.judge_tail(tail)? {
+            // Behind the last whole batch something is damaged, and only this torn one says that it was durable: with its remains
+            // zeroed the next start would take what is damaged for the torn one, and cut it off.
+            if let Some(Rotten { rot, .. }) = self.rot.get(self.rot_before) {
+                return Err(OpenError::Rot { segment: rot.segment, offset: rot.offset, reason: rot.reason });
+            }
             let segment = self.segments[at.segment].1.id;
             disk.write(segment, at.offset, &vec![0; bytes as usize])
                 .map_err(failed("zero the torn batch of", segment))?;
