@@ -3,6 +3,7 @@
 //! First a closed loop finds full load. Then an open loop at half of it and a writer that shares nothing with the server
 //! alternate: each is silent while the other is measured. The writer does what the server's log did in the window before: as
 //! many writes a second, each of the mean size, each durable. Times of the open loop count from when a message was due.
+//! A raw server that only flushes what came and answers has its turn as well, at the same pace: what it cannot do, none can.
 
 use std::path::Path;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use crate::connect::allow_descriptors;
 use crate::cpu::{self, Disturbance, MachineTicks};
 use crate::disk::FlushProbe;
 use crate::environment::{Scratch, environment};
+use crate::floor::DurableFloor;
 use crate::load::{IN_FLIGHT_MAX, PairsLoad, Plan, users};
 use crate::measure::{Sample, Window, window};
 use crate::metrics::Metrics;
@@ -39,7 +41,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Report> {
             "an acks scenario writes beside the server's log on the same disk, whose data it places itself: use --spawn"
         );
     };
-    allow_descriptors(u64::from(options.scenario.connections_max()) + OTHER_DESCRIPTORS)?;
+    // The raw server's load has as many connections.
+    allow_descriptors(2 * u64::from(options.scenario.connections_max()) + OTHER_DESCRIPTORS)?;
     let whimbrel = find_whimbrel(whimbrel.as_deref())?;
     let before = MachineTicks::read();
     crate::process::pin(LOAD_CPU)?;
@@ -65,6 +68,7 @@ fn measure(scenario: &Scenario, whimbrel: &Path, scratch: &Path) -> anyhow::Resu
     };
     let mut load = PairsLoad::start(server.address(), &Minter::load(&data)?, &plan)?;
     let mut probe = FlushProbe::new(scratch)?;
+    let mut raw = DurableFloor::start(SERVER_CPU, 2 * scenario.pairs, scratch)?;
     let length = Window { warm_up: WARM_UP, length: Duration::from_secs_f64(scenario.round_seconds) };
 
     let mut full = Vec::new();
@@ -75,21 +79,26 @@ fn measure(scenario: &Scenario, whimbrel: &Path, scratch: &Path) -> anyhow::Resu
     }
     let full_per_s = median(&full);
     drop(load.take_latencies());
+    load.take_stalls();
     load.set_pace(Some(full_per_s * scenario.load_share));
     load.set_in_flight(IN_FLIGHT_MAX);
 
     let (mut acks, mut flushes, mut deliveries) = (Times::default(), Times::default(), Times::default());
-    let (mut samples, mut ratios) = (Vec::new(), Vec::new());
+    let (mut raw_acks, mut stalls) = (Times::default(), Vec::new());
+    let (mut samples, mut raw_samples) = (Vec::new(), Vec::new());
+    let (mut ratios, mut raw_ratios, mut raw_to_flush) = (Vec::new(), Vec::new(), Vec::new());
     for round in 1..=scenario.rounds {
         let before = Writes::read(&data)?;
         let sample = window(&mut load, server.clock(), length)?;
         let latencies = load.take_latencies();
+        stalls.push(load.take_stalls());
         let writes = Writes::read(&data)?.since(before);
         let seconds = sample.wall_ns as f64 / 1e9 + WARM_UP.as_secs_f64();
         // From the core that the log is written from: it may be further from the disk's interrupts than another.
         crate::process::pin(SERVER_CPU)?;
         let paced = probe.paced(writes.blocks(), writes.count / seconds, length.length)?;
         crate::process::pin(LOAD_CPU)?;
+        let (raw_sample, raw_answers) = raw.round(length, full_per_s * scenario.load_share)?;
         let p99 = |times: &Times| times.percentiles().map(|it| it.p99).context("nothing was timed");
         let (ack, flush) = (p99(&latencies.ack)?, p99(&paced)?);
         eprintln!(
@@ -99,7 +108,17 @@ fn measure(scenario: &Scenario, whimbrel: &Path, scratch: &Path) -> anyhow::Resu
             writes.blocks() * 4,
             ack / flush
         );
+        let raw_ack = p99(&raw_answers)?;
+        eprintln!(
+            "round {round}: raw server {}; p99 of its answers {raw_ack:.0} µs, ratio {:.2}",
+            describe(&raw_sample),
+            ack / raw_ack
+        );
         ratios.push(ack / flush);
+        raw_ratios.push(ack / raw_ack);
+        raw_to_flush.push(raw_ack / flush);
+        raw_samples.push(raw_sample);
+        raw_acks.add(&raw_answers);
         acks.add(&latencies.ack);
         deliveries.add(&latencies.deliver);
         flushes.add(&paced);
@@ -116,7 +135,16 @@ fn measure(scenario: &Scenario, whimbrel: &Path, scratch: &Path) -> anyhow::Resu
     report.server_cpu_ns_per_delivered = Some(median(&report.detail.server_rounds_ns));
     report.ack_ratio_to_flush = Some(median(&ratios));
     report.detail.ack_ratio_rounds = ratios;
+    report.detail.raw_ratio_to_flush = Some(median(&raw_to_flush));
+    report.ack_ratio_to_raw = Some(median(&raw_ratios));
+    report.detail.ack_ratio_to_raw_rounds = raw_ratios;
+    report.detail.raw_ack_latency_us = raw_acks.percentiles();
+    report.detail.raw_rounds_ns = raw_samples.iter().map(Sample::cpu_ns_each).collect();
     report.detail.full_load_per_s = Some(full_per_s);
+    let window_s = (scenario.round_seconds + WARM_UP.as_secs_f64()) * stalls.len() as f64;
+    report.detail.load_stalls_per_s = Some(stalls.iter().map(|it| it.count).sum::<u64>() as f64 / window_s);
+    report.detail.load_stalled_share = Some(stalls.iter().map(|it| it.total.as_secs_f64()).sum::<f64>() / window_s);
+    report.detail.load_stall_max_ms = stalls.iter().map(|it| it.longest.as_secs_f64() * 1e3).max_by(f64::total_cmp);
     report.latency_us = deliveries.percentiles();
     report.ack_latency_us = acks.percentiles();
     report.disk_flush_us = flushes.percentiles();

@@ -90,6 +90,9 @@ struct FloorServerArguments {
     cpu: usize,
     #[arg(long)]
     slots: u32,
+    /// What a durable one writes to; it is made.
+    #[arg(long, required_if_eq("kind", "durable"))]
+    log: Option<PathBuf>,
 }
 
 /// Does what the command line says.
@@ -105,7 +108,8 @@ pub(crate) fn main() -> ExitCode {
         },
         Command::Floor(arguments) => floor_command(&arguments),
         Command::FloorServer(arguments) => {
-            process::die_with_parent().and_then(|()| floor::serve(arguments.kind, arguments.cpu, arguments.slots))
+            let FloorServerArguments { kind, cpu, slots, log } = arguments;
+            process::die_with_parent().and_then(|()| floor::serve(kind, cpu, slots, log.as_deref()))
         }
     };
     match result {

@@ -10,9 +10,24 @@ use rustix::io::{ReadWriteFlags, pwritev2};
 
 use crate::stats::{Percentiles, Times};
 
-const BLOCK_BYTES: usize = 4096;
-/// As the log's segments: preallocated and filled, so that a write changes no metadata.
+pub(crate) const BLOCK_BYTES: usize = 4096;
 const BLOCKS: usize = 16_384;
+/// Of a [`file_of_zeros`].
+pub(crate) const FILE_BYTES: u64 = (BLOCKS * BLOCK_BYTES) as u64;
+
+/// As the log's segments: preallocated and filled, so that a write changes no metadata.
+pub(crate) fn file_of_zeros(path: &Path) -> anyhow::Result<File> {
+    let make = || {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
+        let zeros = vec![0; BLOCK_BYTES * 256];
+        for _ in 0..BLOCKS / 256 {
+            file.write_all(&zeros)?;
+        }
+        file.sync_all()?;
+        Ok::<_, std::io::Error>(file)
+    };
+    make().with_context(|| format!("make {}", path.display()))
+}
 
 /// Writes one block after the other, each durable, to a file beside the data.
 pub(crate) struct FlushProbe {
@@ -26,16 +41,7 @@ impl FlushProbe {
     /// In a directory on the disk in question.
     pub(crate) fn new(directory: &Path) -> anyhow::Result<FlushProbe> {
         let path = directory.join("flush-probe");
-        let make = || {
-            let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
-            let zeros = vec![0; BLOCK_BYTES * 256];
-            for _ in 0..BLOCKS / 256 {
-                file.write_all(&zeros)?;
-            }
-            file.sync_all()?;
-            Ok::<_, std::io::Error>(file)
-        };
-        let file = make().with_context(|| format!("make {}", path.display()))?;
+        let file = file_of_zeros(&path)?;
         Ok(FlushProbe { file, path, next: 0, times: Times::default() })
     }
 

@@ -253,7 +253,7 @@ impl Inboxes {
                 Event::Ended { slot, errno } => {
                     bail!("the server ended connection {slot}: {}", std::io::Error::from_raw_os_error(errno));
                 }
-                Event::Accepted { .. } => {}
+                Event::Accepted { .. } | Event::Written { .. } => {}
             }
         }
         for (slot, device) in (0..).zip(&mut self.devices) {

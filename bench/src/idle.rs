@@ -81,7 +81,7 @@ fn hold(
                 Event::Ended { slot, errno } => {
                     bail!("connection {slot} ended: {}", std::io::Error::from_raw_os_error(errno));
                 }
-                Event::Accepted { .. } | Event::Sent { .. } => {}
+                Event::Accepted { .. } | Event::Sent { .. } | Event::Written { .. } => {}
             }
         }
     }

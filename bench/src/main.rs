@@ -16,6 +16,7 @@ mod load;
 mod measure;
 mod memory;
 mod metrics;
+mod pace;
 mod process;
 mod recovery;
 mod report;

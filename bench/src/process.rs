@@ -26,6 +26,8 @@ const STOP: Duration = Duration::from_secs(30);
 pub(crate) enum ServerKind {
     /// Two receives and two sends a message, on a raw ring.
     Pairs,
+    /// The same, each batch of messages flushed to a file before they are answered.
+    Durable,
     /// An echo on a raw ring.
     Echo,
     /// An echo on glommio's `TcpStream`.
@@ -71,14 +73,27 @@ impl Start<'_> {
 impl Server {
     /// One of the bench's own, on a core.
     pub(crate) fn floor(kind: ServerKind, cpu: usize, slots: u32) -> anyhow::Result<Server> {
+        Self::own(kind, cpu, slots, None)
+    }
+
+    /// One of the bench's own, on a core, that writes to a file, which it makes.
+    pub(crate) fn durable(cpu: usize, slots: u32, log: &Path) -> anyhow::Result<Server> {
+        Self::own(ServerKind::Durable, cpu, slots, Some(log))
+    }
+
+    fn own(kind: ServerKind, cpu: usize, slots: u32, log: Option<&Path>) -> anyhow::Result<Server> {
         let program = std::env::current_exe().context("find this program's file")?;
         let mut command = Command::new(program);
         let kind = match kind {
+            ServerKind::Durable => "durable",
             ServerKind::Pairs => "pairs",
             ServerKind::Echo => "echo",
             ServerKind::Glommio => "glommio",
         };
         command.args(["floor-server", "--kind", kind, "--cpu", &cpu.to_string(), "--slots", &slots.to_string()]);
+        if let Some(log) = log {
+            command.arg("--log").arg(log);
+        }
         Self::start(command, &format!("the floor's server ({kind})"))
     }
 

@@ -33,6 +33,8 @@ pub(crate) struct Report {
     pub(crate) disk_flush_us: Option<Percentiles>,
     /// `acks`: p99 of `Sent` at half load over the disk's own, median of the rounds.
     pub(crate) ack_ratio_to_flush: Option<f64>,
+    /// `acks`: p99 of `Sent` over that of a raw server that flushes each batch, at the same pace, median of the rounds.
+    pub(crate) ack_ratio_to_raw: Option<f64>,
     /// `recovery`: time from the start of the server until it serves over the time to read what it reads, medians.
     pub(crate) recovery_ratio_to_read: Option<f64>,
     /// `recovery`: milliseconds from the start until it serves after a clean shutdown.
@@ -93,6 +95,16 @@ pub(crate) struct Detail {
     pub(crate) syscalls_by_name: BTreeMap<String, u64>,
     /// `acks`: by round, and what the closed loop did.
     pub(crate) ack_ratio_rounds: Vec<f64>,
+    pub(crate) ack_ratio_to_raw_rounds: Vec<f64>,
+    /// `acks`: p99 of the raw server's answers over the disk's own, median of the rounds: what no server avoids here.
+    pub(crate) raw_ratio_to_flush: Option<f64>,
+    /// `acks`: times of a millisecond and more in which the load, which never sleeps, had no core.
+    pub(crate) load_stalls_per_s: Option<f64>,
+    pub(crate) load_stalled_share: Option<f64>,
+    pub(crate) load_stall_max_ms: Option<f64>,
+    /// `acks`: of the raw server, its answers and its CPU for each message by round.
+    pub(crate) raw_ack_latency_us: Option<Percentiles>,
+    pub(crate) raw_rounds_ns: Vec<f64>,
     pub(crate) full_load_per_s: Option<f64>,
     /// `recovery`: by round.
     pub(crate) recovery_rounds_ms: Vec<f64>,
@@ -129,6 +141,7 @@ impl Report {
             syscalls_per_delivered: None,
             disk_flush_us: None,
             ack_ratio_to_flush: None,
+            ack_ratio_to_raw: None,
             recovery_ratio_to_read: None,
             clean_open_ms: None,
             turn_own_us: None,
@@ -163,6 +176,16 @@ impl Report {
         line("disk flush µs", times(self.disk_flush_us));
         line("full load per s", number(self.detail.full_load_per_s, 0));
         line("ack p99 to flush p99", number(self.ack_ratio_to_flush, 2));
+        line("raw server's ack latency µs", times(self.detail.raw_ack_latency_us));
+        line("raw server CPU ns each", number(median_of(&self.detail.raw_rounds_ns), 0));
+        line("raw server's p99 to flush p99", number(self.detail.raw_ratio_to_flush, 2));
+        let stalls =
+            self.detail.load_stalls_per_s.zip(self.detail.load_stalled_share).zip(self.detail.load_stall_max_ms);
+        let stalls = stalls.map(|((each_s, share), max)| {
+            format!("{each_s:.0} a second, {:.1} % of the time, at most {max:.0} ms", share * 100.0)
+        });
+        line("stalls of the load's core", stalls);
+        line("ack p99 to raw server's", number(self.ack_ratio_to_raw, 2));
         line("recovery ms, median", number(median_of(&self.detail.recovery_rounds_ms), 0));
         line("reading alone ms, median", number(median_of(&self.detail.read_rounds_ms), 0));
         line("recovery to reading", number(self.recovery_ratio_to_read, 2));
@@ -226,6 +249,7 @@ mod tests {
             "syscalls_per_delivered",
             "disk_flush_us",
             "ack_ratio_to_flush",
+            "ack_ratio_to_raw",
             "recovery_ratio_to_read",
             "clean_open_ms",
             "turn_own_us",

@@ -1,13 +1,15 @@
 //! An io_uring for sockets: multishot accept and receive, provided buffers, SEND, direct descriptors. The floor's server, its
 //! load and the load generator all use it, each on one thread of its own.
 //!
-//! Invariant of the unsafe code here: bytes that the kernel may read belong to the ring ([`Ring::flights`]) from the
-//! submission of a send to its completion, or live for ever.
+//! Invariant of the unsafe code here: bytes that the kernel may read belong to the ring ([`Ring::flights`], [`Ring::writing`])
+//! from the submission of a request to its completion, or live for ever.
 
 #![allow(unsafe_code)]
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use io_uring::types::{Fd, Fixed, SubmitArgs, Timespec};
@@ -28,6 +30,8 @@ pub(crate) enum Event {
     Ended { slot: u32, errno: i32 },
     /// All bytes of a [`Ring::send`] were taken; here is their memory again.
     Sent { slot: u32, bytes: Vec<u8> },
+    /// A [`Ring::write`] is on stable storage, or the error; here is its memory again.
+    Written { bytes: Vec<u8>, result: io::Result<()> },
 }
 
 /// How many buffers, and of which size.
@@ -41,6 +45,11 @@ pub(crate) struct BufferShape {
 const ACCEPT: u64 = 1 << 32;
 const RECEIVE: u64 = 2 << 32;
 const SEND: u64 = 3 << 32;
+const WRITE: u64 = 4 << 32;
+
+/// Requests that are submitted at once at most while a write is in flight: the kernel's worker that writes has the core only
+/// between two system calls, and a send is some microseconds.
+const PIECE: usize = 8;
 
 /// See the [module](self).
 pub(crate) struct Ring {
@@ -49,11 +58,26 @@ pub(crate) struct Ring {
     buffers: Buffers,
     /// By slot: what is being sent there.
     flights: Vec<Option<Vec<u8>>>,
+    /// What is being written, and where.
+    writing: Option<(Vec<u8>, Rc<File>)>,
     listener: Option<OwnedFd>,
     slots: u32,
     waits: Waits,
     idle: Duration,
+    stalls: Stalls,
 }
+
+/// Times in which a ring that waits awake did not come to look: somebody else had its core. With nothing else to run on it that
+/// is the hypervisor, which the guest's own clocks of CPU time do not know.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Stalls {
+    pub(crate) count: u64,
+    pub(crate) total: Duration,
+    pub(crate) longest: Duration,
+}
+
+/// A look takes less than a microsecond: what is longer than this is a stall.
+const STALL: Duration = Duration::from_millis(1);
 
 /// How a ring waits when it has nothing to tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,7 +105,17 @@ impl Ring {
         buffers.register(&submitter)?;
         uring.submitter().register_ring_fd()?;
         let flights = (0..slots).map(|_| None).collect();
-        Ok(Ring { uring, buffers, flights, listener: None, slots, waits: Waits::Asleep, idle: Duration::ZERO })
+        Ok(Ring {
+            uring,
+            buffers,
+            flights,
+            writing: None,
+            listener: None,
+            slots,
+            waits: Waits::Asleep,
+            idle: Duration::ZERO,
+            stalls: Stalls::default(),
+        })
     }
 
     /// From now on it waits so.
@@ -129,10 +163,25 @@ impl Ring {
         self.push(entry.user_data(SEND | u64::from(slot)));
     }
 
+    /// Writes all of `bytes` and flushes them, by one request; answered by [`Event::Written`]. One is in flight.
+    pub(crate) fn write(&mut self, file: &Rc<File>, bytes: Vec<u8>, offset: u64) {
+        assert!(self.writing.is_none(), "one write in flight");
+        let (bytes, file) = self.writing.insert((bytes, file.clone()));
+        let entry = opcode::Write::new(Fd(file.as_raw_fd()), bytes.as_ptr(), bytes.len() as u32)
+            .offset(offset)
+            .rw_flags(libc::RWF_DSYNC)
+            .build();
+        self.push(entry.user_data(WRITE));
+    }
+
     /// Submits what was asked for and waits for something to tell, at most for `wait`.
     #[inline]
     pub(crate) fn turn(&mut self, wait: Duration) -> io::Result<()> {
         self.buffers.publish();
+        while self.writing.is_some() && self.uring.submission().len() > PIECE {
+            // SAFETY: no argument is passed, and the entries are good, as `push` says.
+            went(unsafe { self.uring.submitter().enter::<libc::sigset_t>(PIECE as u32, 0, 0, None) })?;
+        }
         if self.waits == Waits::Awake {
             return self.turn_awake(wait);
         }
@@ -143,6 +192,7 @@ impl Ring {
 
     fn turn_awake(&mut self, wait: Duration) -> io::Result<()> {
         let mut idle_since = None;
+        let mut looked = Instant::now();
         loop {
             let queue = self.uring.submission();
             let is_due = !queue.is_empty() || queue.taskrun() || queue.cq_overflow();
@@ -151,6 +201,12 @@ impl Ring {
                 went(self.uring.submit())?;
             }
             let now = Instant::now();
+            let gap = now - std::mem::replace(&mut looked, now);
+            if gap > STALL {
+                self.stalls.count += 1;
+                self.stalls.total += gap;
+                self.stalls.longest = self.stalls.longest.max(gap);
+            }
             let since = *idle_since.get_or_insert(now);
             if !self.uring.completion().is_empty() || now - since >= wait {
                 self.idle += now - since;
@@ -163,6 +219,11 @@ impl Ring {
     /// How long it was awake with nothing to do.
     pub(crate) fn idle(&self) -> Duration {
         self.idle
+    }
+
+    /// Takes what was counted since the last call.
+    pub(crate) fn take_stalls(&mut self) -> Stalls {
+        std::mem::take(&mut self.stalls)
     }
 
     /// The next thing to tell. What is multishot goes on by itself.
@@ -216,6 +277,15 @@ impl Ring {
                 Some(bytes) if result as usize == bytes.len() => Some(Event::Sent { slot, bytes }),
                 _ => Some(Event::Ended { slot, errno: if result < 0 { -result } else { libc::EPIPE } }),
             },
+            WRITE => {
+                let (bytes, _) = self.writing.take()?;
+                let result = match result {
+                    written if written as usize == bytes.len() => Ok(()),
+                    written if written >= 0 => Err(io::ErrorKind::WriteZero.into()),
+                    error => Err(io::Error::from_raw_os_error(-error)),
+                };
+                Some(Event::Written { bytes, result })
+            }
             _ => {
                 if !cqueue::more(flags) {
                     self.accept();
@@ -243,7 +313,7 @@ impl Ring {
     #[inline]
     fn push(&mut self, entry: squeue::Entry) {
         loop {
-            // SAFETY: what an entry points to is in `flights` until its completion or lives for ever, as the head of this file
+            // SAFETY: what an entry points to is in `flights` or `writing` until its completion or lives for ever, as the head of this file
             // says; the listener's descriptor is held by the ring.
             if unsafe { self.uring.submission().push(&entry) }.is_ok() {
                 return;
@@ -269,6 +339,9 @@ impl Drop for Ring {
     fn drop(&mut self) {
         // The kernel ends a closed ring in its own time and may read these until then: they are better leaked.
         for bytes in self.flights.drain(..).flatten() {
+            bytes.leak();
+        }
+        if let Some((bytes, _)) = self.writing.take() {
             bytes.leak();
         }
     }

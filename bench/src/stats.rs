@@ -41,6 +41,12 @@ impl Times {
         self.0.add(&other.0).expect("both have the same bounds");
     }
 
+    /// How many.
+    #[cfg(test)]
+    pub(crate) fn count(&self) -> u64 {
+        self.0.len()
+    }
+
     /// The percentiles, or `None` of nothing.
     pub(crate) fn percentiles(&self) -> Option<Percentiles> {
         let us = |ns: u64| ns as f64 / 1000.0;

@@ -1,15 +1,19 @@
 //! What the sockets alone cost, measured in the same run as the server: the denominator of `ratio_to_floor`.
 
+use std::fs::File;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
 
+use crate::disk::file_of_zeros;
 use crate::measure::{Sample, Window, window};
 use crate::process::{Server, ServerKind};
-use crate::stats::median;
+use crate::stats::{Times, median};
 
+mod durable;
 mod glommio;
 mod load;
 mod server;
@@ -28,12 +32,15 @@ pub(crate) const ECHO_BYTES: usize = 128;
 pub(crate) const ECHO_RATIO_MAX: f64 = 0.85;
 
 /// The part of a floor server's process: binds, says where, serves until it is killed.
-pub(crate) fn serve(kind: ServerKind, cpu: usize, slots: u32) -> anyhow::Result<()> {
+pub(crate) fn serve(kind: ServerKind, cpu: usize, slots: u32, log: Option<&Path>) -> anyhow::Result<()> {
     crate::process::pin(cpu)?;
-    let work = match kind {
-        ServerKind::Glommio => return glommio::serve(cpu, ready),
-        ServerKind::Pairs => server::Work::Pairs,
-        ServerKind::Echo => server::Work::Echo,
+    let log = log.map(file_of_zeros).transpose()?;
+    let work = match (kind, log) {
+        (ServerKind::Glommio, _) => return glommio::serve(cpu, ready),
+        (ServerKind::Durable, Some(log)) => Work::Durable(log),
+        (ServerKind::Durable, None) => anyhow::bail!("a durable server needs --log"),
+        (ServerKind::Pairs, _) => Work::Sockets(server::Work::Pairs),
+        (ServerKind::Echo, _) => Work::Sockets(server::Work::Echo),
     };
     let listener = TcpListener::bind("127.0.0.1:0").context("listen on loopback")?;
     let socket = socket2::SockRef::from(&listener);
@@ -41,7 +48,16 @@ pub(crate) fn serve(kind: ServerKind, cpu: usize, slots: u32) -> anyhow::Result<
     socket.set_tcp_nodelay(true).context("set TCP_NODELAY")?;
     socket.listen(4096).context("listen on loopback")?;
     ready(listener.local_addr().context("the address that was bound")?)?;
-    server::serve(listener, slots, work).context("the floor's io_uring")
+    match work {
+        Work::Sockets(work) => server::serve(listener, slots, work),
+        Work::Durable(log) => durable::serve(listener, slots, log),
+    }
+    .context("the floor's io_uring")
+}
+
+enum Work {
+    Sockets(server::Work),
+    Durable(File),
 }
 
 fn ready(address: SocketAddr) -> io::Result<()> {
@@ -67,6 +83,28 @@ impl Floor {
     /// One window.
     pub(crate) fn round(&mut self, length: Window) -> anyhow::Result<Sample> {
         window(&mut self.load, self.server.clock(), length)
+    }
+}
+
+/// The raw server with a disk and its load, kept for a whole run. It is loaded at an even pace.
+pub(crate) struct DurableFloor {
+    server: Server,
+    load: FloorLoad,
+}
+
+impl DurableFloor {
+    /// Started and connected; it writes to a file in `directory`.
+    pub(crate) fn start(cpu: usize, connections: u32, directory: &Path) -> anyhow::Result<DurableFloor> {
+        let server = Server::durable(cpu, connections, &directory.join("durable-floor"))?;
+        let load = FloorLoad::pairs(server.address(), connections)?;
+        Ok(DurableFloor { server, load })
+    }
+
+    /// One window with so many messages a second: and the times to their answers.
+    pub(crate) fn round(&mut self, length: Window, per_s: f64) -> anyhow::Result<(Sample, Times)> {
+        self.load.set_pace(per_s);
+        let sample = window(&mut self.load, self.server.clock(), length)?;
+        Ok((sample, self.load.take_answers()))
     }
 }
 
@@ -134,6 +172,7 @@ impl EchoSide {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::measure::Load;
     use whimbrel_wire::{Builder, DeliverFields, Payload, SendFields, SentFields};
 
     #[test]
@@ -168,5 +207,31 @@ mod tests {
         };
         assert_eq!(size(&mut |b, out| b.deliver(out, &deliver, &payload, Payload::Inline), &mut b), DELIVER_BYTES);
         assert_eq!(size(&mut |b, out| b.ack(out, 9), &mut b), ACK_BYTES);
+    }
+
+    #[test]
+    fn the_durable_floor_answers_what_it_has_written_and_nothing_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let log = file_of_zeros(&path).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || durable::serve(listener, 8, log));
+        let mut load = FloorLoad::pairs(address, 8).unwrap();
+        // More than are done: each pair has one in flight, the others wait for it.
+        load.set_pace(20_000.0);
+        load.measured(true);
+        load.resume();
+        while load.done() < 100 {
+            load.turn().unwrap();
+        }
+        load.pause();
+        while load.outstanding() > 0 {
+            load.turn().unwrap();
+        }
+        let answers = load.take_answers();
+        assert_eq!(answers.count(), load.done());
+        let written = std::fs::read(&path).unwrap().iter().filter(|byte| **byte == b'm').count() as u64;
+        assert_eq!(written, load.done() * SEND_BYTES as u64);
     }
 }

@@ -21,12 +21,12 @@ pub(crate) enum Work {
 const MESSAGE: [u8; DELIVER_BYTES] = [b'm'; DELIVER_BYTES];
 const ANSWER: [u8; SENT_BYTES] = [b'a'; SENT_BYTES];
 const ECHO: [u8; ECHO_BYTES] = [b'e'; ECHO_BYTES];
-static MESSAGE_BYTES: &[u8] = &MESSAGE;
-static ANSWER_BYTES: &[u8] = &ANSWER;
+pub(super) static MESSAGE_BYTES: &[u8] = &MESSAGE;
+pub(super) static ANSWER_BYTES: &[u8] = &ANSWER;
 static ECHO_ANSWER: &[u8] = &ECHO;
 
 /// One buffer takes a whole message; so many can be received in one turn.
-const BUFFERS: BufferShape = BufferShape { count: 1024, size_bytes: 256 };
+pub(super) const BUFFERS: BufferShape = BufferShape { count: 1024, size_bytes: 256 };
 
 /// Serves `slots` connections at most, until it is killed.
 pub(crate) fn serve(listener: TcpListener, slots: u32, work: Work) -> io::Result<()> {
@@ -54,7 +54,7 @@ pub(crate) fn serve(listener: TcpListener, slots: u32, work: Work) -> io::Result
                     }
                 }
                 Event::Accepted { slot } => partial[slot as usize] = 0,
-                Event::Ended { .. } | Event::Sent { .. } => {}
+                Event::Ended { .. } | Event::Sent { .. } | Event::Written { .. } => {}
             }
         }
     }

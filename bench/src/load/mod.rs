@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 
 use crate::measure::Load;
-use crate::ring::{BufferShape, Event, Ring, Waits};
+use crate::ring::{BufferShape, Event, Ring, Stalls, Waits};
 use crate::stats::Times;
 use crate::token::Minter;
 
@@ -87,6 +87,11 @@ impl PairsLoad {
         std::mem::take(&mut self.peers.latencies)
     }
 
+    /// Takes the stalls of its own loop since the last call.
+    pub(crate) fn take_stalls(&mut self) -> Stalls {
+        self.ring.take_stalls()
+    }
+
     /// From the next window on messages are due at an even pace, so many a second of all pairs together, whatever has become of
     /// those before them, and their times count from then; `None` is a closed loop.
     pub(crate) fn set_pace(&mut self, per_s: Option<f64>) {
@@ -140,7 +145,7 @@ impl Load for PairsLoad {
                 Event::Ended { errno, .. } => {
                     bail!("the server ended a connection: {}", std::io::Error::from_raw_os_error(errno));
                 }
-                Event::Accepted { .. } => {}
+                Event::Accepted { .. } | Event::Written { .. } => {}
             }
         }
         self.peers.send_again();

@@ -10,6 +10,7 @@ use super::ledger::{Faults, Ledger};
 use super::login::{Chat, reason};
 use super::stamp::{Stamp, blank};
 use super::{IN_FLIGHT_MAX, Latencies, Plan};
+use crate::pace::Pace;
 
 /// One connection: even ones send, the odd one after it receives.
 struct Peer {
@@ -39,13 +40,6 @@ pub(super) struct Pair {
     again_at: Option<Instant>,
     /// Open loop: when messages were due that wait for one in flight to be done.
     due_ns: VecDeque<u64>,
-}
-
-/// An open loop: messages are due at even intervals, whatever has become of those before them. The pairs take turns.
-struct Pace {
-    every_ns: f64,
-    next_ns: f64,
-    next_pair: u32,
 }
 
 impl Pair {
@@ -121,9 +115,9 @@ impl Peers {
     /// Begins as many messages as may be in flight, or, in an open loop, lets the first be due.
     pub(super) fn resume(&mut self) {
         self.sending = true;
-        let now_ns = self.now_ns() as f64;
+        let now_ns = self.now_ns();
         if let Some(pace) = &mut self.pace {
-            pace.next_ns = now_ns;
+            pace.resume(now_ns);
             return;
         }
         for pair in 0..self.pairs.len() as u32 {
@@ -134,7 +128,7 @@ impl Peers {
     /// From the next window on so many messages a second are due, all pairs together; `None` closes the loop. A message's
     /// time counts from when it was due, also if it could not be sent then.
     pub(super) fn set_pace(&mut self, per_s: Option<f64>) {
-        self.pace = per_s.map(|per_s| Pace { every_ns: 1e9 / per_s, next_ns: 0.0, next_pair: 0 });
+        self.pace = per_s.map(Pace::new);
     }
 
     /// Begins what is due.
@@ -142,13 +136,9 @@ impl Peers {
         if self.pace.is_none() || !self.sending {
             return;
         }
-        let now_ns = self.now_ns() as f64;
-        while let Some(pace) = &mut self.pace
-            && pace.next_ns <= now_ns
-        {
-            let (due_ns, pair) = (pace.next_ns as u64, pace.next_pair);
-            pace.next_ns += pace.every_ns;
-            pace.next_pair = (pair + 1) % self.pairs.len() as u32;
+        let now_ns = self.now_ns();
+        let pairs = self.pairs.len() as u32;
+        while let Some((pair, due_ns)) = self.pace.as_mut().and_then(|pace| pace.due(now_ns, pairs)) {
             self.pairs[pair as usize].due_ns.push_back(due_ns);
             self.begin(pair);
         }
@@ -157,7 +147,7 @@ impl Peers {
     /// How long until the next message is due.
     pub(super) fn until_due(&self) -> Option<Duration> {
         let pace = self.pace.as_ref().filter(|_| self.sending)?;
-        Some(Duration::from_nanos((pace.next_ns - self.now_ns() as f64).max(0.0) as u64))
+        Some(pace.until_due(self.now_ns()))
     }
 
     /// Begun and not done.
@@ -478,7 +468,7 @@ mod tests {
         peers.resume();
         peers.clock -= Duration::from_secs(1);
         // Due 750, 850 and 950 ms after the clock began; the last one is not there yet if this took no time at all.
-        peers.pace.as_mut().unwrap().next_ns = 7.5e8;
+        peers.pace.as_mut().unwrap().resume(750_000_000);
         peers.begin_due();
         assert!(peers.outstanding() >= 3);
         let due = |frames: &[(u64, Vec<u8>)]| Stamp::read(&frames[0].1, 128).unwrap().sent_ns;
