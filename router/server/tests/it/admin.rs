@@ -37,12 +37,13 @@ fn get(server: &Server, path: &str) -> Answer {
     ask(&admin_address(&server.data), "GET", path)
 }
 
-fn status(server: &Server) -> Value {
+/// What `whimbrel status --json` says.
+pub(crate) fn status(server: &Server) -> Value {
     serde_json::from_str(&server.ok(&["status", "--json"])).unwrap()
 }
 
 /// A number of all shards together.
-fn sum(status: &Value, name: &str) -> u64 {
+pub(crate) fn sum(status: &Value, name: &str) -> u64 {
     let shards = status["shards"].as_array().unwrap();
     shards.iter().map(|shard| shard[name].as_u64().unwrap_or_else(|| panic!("{name} in {status}"))).sum()
 }

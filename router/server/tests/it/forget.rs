@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::admin::{status, sum};
 use crate::common::{PATIENCE, Server, serve_shards};
 use crate::raw::{Raw, Reply, hello};
 use whimbrel_wire::Code;
@@ -12,12 +13,19 @@ use whimbrel_wire::Code;
 /// Stands in a payload and nowhere else.
 const MARK: &[u8] = b"this is a secret of alice and bob";
 
+/// Files are looked through in such pieces.
+const PAGE: usize = 4096;
+
 /// Stands before the number of a message.
 const FOR_BOB: &str = "bob waits for message ";
 
 /// Two shards that forget soon.
 fn forgetful(data: &Path) -> Command {
-    let mut command = serve_shards(data, "127.0.0.1:0", 2);
+    forgetful_shards(data, 2)
+}
+
+fn forgetful_shards(data: &Path, shards: u16) -> Command {
+    let mut command = serve_shards(data, "127.0.0.1:0", shards);
     command.env("WHIMBREL_SEGMENT_SIZE", "1MiB").env("WHIMBREL_STORAGE_FORGET_AFTER", "1s");
     command
 }
@@ -40,8 +48,15 @@ fn with_bytes(data: &Path, mark: &[u8]) -> Vec<(PathBuf, [u8; 2])> {
             }
             // One that is gone by now has nothing in it.
             let bytes = fs::read(&path).unwrap_or_default();
-            for window in bytes.windows(mark.len() + 2).filter(|window| window.starts_with(mark)) {
-                found.push((path.clone(), window[mark.len()..].try_into().unwrap()));
+            for start in (0..bytes.len()).step_by(PAGE) {
+                // Most of a segment is zeros, and these are compared at once.
+                if bytes[start..].starts_with(&[0; PAGE]) {
+                    continue;
+                }
+                let end = bytes.len().min(start + PAGE + mark.len() + 1);
+                for window in bytes[start..end].windows(mark.len() + 2).filter(|window| window.starts_with(mark)) {
+                    found.push((path.clone(), window[mark.len()..].try_into().unwrap()));
+                }
             }
         }
     }
@@ -220,4 +235,54 @@ fn who_waits_for_what_is_in_a_lost_segment_is_refused_until_it_is_back() {
     }
     let server = Server::start_by(forgetful(dir.path()), dir.path());
     assert_eq!(drain(&server, "bob", 1), [MARK]);
+}
+
+/// The most that the kernel holds of what was sent on a connection and not received.
+fn kernel_holds_bytes() -> u64 {
+    let [sending, receiving] = ["tcp_wmem", "tcp_rmem"].map(|name| {
+        let three = fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).unwrap();
+        three.split_whitespace().last().unwrap().parse::<u64>().unwrap()
+    });
+    sending + receiving
+}
+
+/// Bob reads nothing, and says again and again that he is there. What waits on his connection lies in the segments in which the
+/// messages for carol lie, who has them all.
+#[test]
+fn what_everybody_has_is_gone_though_somebody_pings_and_reads_nothing_of_what_lies_beside_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start_by(forgetful_shards(dir.path(), 1), dir.path());
+    let (mut bob, _) = Raw::log_in(&server.address, &server.token("bob"));
+    let (mut carol, _) = Raw::log_in(&server.address, &server.token("carol"));
+    let (mut alice, _) = Raw::log_in(&server.address, &server.token("alice"));
+    let (with_bob, with_carol) = (alice.pair("bob"), alice.pair("carol"));
+    let large = vec![7; 60_000];
+    let mut carol_has = 0;
+    // He acknowledges all that he was sent, so that he is sent more, until the kernel takes no more of it.
+    let mut goes_on = |server: &Server, carol_has: u64| {
+        let status = status(server);
+        let sent = sum(&status, "delivered") - carol_has;
+        bob.ack(sent);
+        let mut ping = Vec::new();
+        bob.builder.ping(&mut ping, 1);
+        bob.write(&ping);
+        status["shards"][0]["refused"]["slow_reader"] == 1
+    };
+    for n in 1..=kernel_holds_bytes() / 60_000 + 20 {
+        alice.send(with_bob, n, n - 1, &large);
+        assert!(matches!(alice.reply(), Reply::Sent { .. }));
+        alice.send(with_carol, n, n - 1, MARK);
+        assert!(matches!(alice.reply(), Reply::Sent { .. }));
+        let before = u64::from(carol_has > 0) + carol_has;
+        receive(&mut carol, before, 1);
+        carol_has += 1;
+        if n % 3 == 0 && goes_on(&server, carol_has + 1) {
+            break;
+        }
+    }
+    until("who reads nothing is closed", || goes_on(&server, carol_has + 1));
+    until("no file has what carol has", || {
+        goes_on(&server, carol_has + 1);
+        marked(dir.path()).is_empty()
+    });
 }
