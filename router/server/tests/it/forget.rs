@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::admin::{status, sum};
+use crate::admin::{metric, metrics, status, sum};
 use crate::common::{PATIENCE, Server, serve_shards};
 use crate::raw::{Raw, Reply, hello};
 use whimbrel_wire::Code;
@@ -285,4 +285,81 @@ fn what_everybody_has_is_gone_though_somebody_pings_and_reads_nothing_of_what_li
         goes_on(&server, carol_has + 1);
         marked(dir.path()).is_empty()
     });
+}
+
+/// Checkpoints between the last commit and the end of the bytes. One closes their segment, and with the next one none of the two that
+/// are kept needs it any more. Where something waits beside them, the second one after the closing notes it, the next one points to
+/// copies, and with the one after that no checkpoint knows the segment.
+const STEPS_ALONE: u64 = 2;
+const STEPS_BESIDE: u64 = 5;
+
+/// Checkpoints written, and commands applied.
+fn progress(server: &Server) -> (u64, u64) {
+    let body = metrics(server);
+    (metric(&body, "whimbrel_checkpoints_total", ""), metric(&body, "whimbrel_commands_applied_total", ""))
+}
+
+/// Measures from the last commit, that of the acknowledgement or of the chat's own confirmation, to the first look at all files
+/// that finds nothing, and holds it against the server's own steps; the time is printed. A machine that is busy adds steps, so the
+/// best of some tries counts; and a try in which a step ended before all was committed says nothing.
+#[test]
+fn bytes_are_gone_after_as_many_checkpoints_as_it_takes_and_no_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = forgetful_shards(dir.path(), 1);
+    // A step is two seconds, and until all of a message is committed it takes some 1.1.
+    command.env("WHIMBREL_STORAGE_FORGET_AFTER", "16s");
+    let server = Server::start_by(command, dir.path());
+    Raw::log_in(&server.address, &server.token("bob"));
+    let (mut carol, _) = Raw::log_in(&server.address, &server.token("carol"));
+    let (mut alice, _) = Raw::log_in(&server.address, &server.token("alice"));
+    let (with_bob, with_carol) = (alice.pair("bob"), alice.pair("carol"));
+    let (mut for_bob, mut for_carol) = (0, 0);
+    for (is_beside, allowed) in [(false, STEPS_ALONE), (true, STEPS_BESIDE)] {
+        let mut best = None;
+        for _try in 0..3 {
+            // What bob never fetches makes a checkpoint due. Just after one it is longest until the next.
+            let (before, _) = progress(&server);
+            let mut send_to_bob = |alice: &mut Raw| {
+                for_bob += 1;
+                alice.send(with_bob, for_bob, for_bob - 1, b"for later");
+                assert!(matches!(alice.reply(), Reply::Sent { .. }));
+            };
+            send_to_bob(&mut alice);
+            until("a checkpoint", || progress(&server).0 > before);
+            let (at_send, _) = progress(&server);
+            if is_beside {
+                send_to_bob(&mut alice);
+            }
+            for_carol += 1;
+            alice.send(with_carol, for_carol, for_carol - 1, MARK);
+            assert!(matches!(alice.reply(), Reply::Sent { .. }));
+            // The making of the chat stands before the first one.
+            receive(&mut carol, if for_carol == 1 { 0 } else { for_carol }, 1);
+            let mut last = progress(&server);
+            let (mut committed, mut since) = (last.0, std::time::Instant::now());
+            until("no file has what carol has", || {
+                let now = progress(&server);
+                if now.1 != last.1 {
+                    (committed, since) = (last.0, std::time::Instant::now());
+                }
+                last = now;
+                marked(dir.path()).is_empty()
+            });
+            let (took, steps) = (since.elapsed().as_secs_f64(), progress(&server).0 - committed);
+            let how = if is_beside { "beside what waits" } else { "alone" };
+            let counts = if committed == at_send { "" } else { "; does not count" };
+            eprintln!(
+                "gone from every file, {how}: {took:.1} s after the last commit, {steps} checkpoints of 2 s{counts}"
+            );
+            if committed == at_send {
+                best = Some(best.unwrap_or(u64::MAX).min(steps));
+                if steps <= allowed {
+                    break;
+                }
+            }
+        }
+        // On a machine so busy that none counts there is nothing to be held against anything.
+        let steps = best.unwrap_or(allowed);
+        assert!(steps <= allowed, "the bytes were there for {steps} checkpoints, and {allowed} have to do");
+    }
 }
