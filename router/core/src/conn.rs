@@ -9,6 +9,7 @@ use crate::ids::{ConnId, Correlation, ShardId};
 use crate::io::{Effect, Effects, Moving};
 use crate::session::{Login, Session};
 use crate::shard::Shard;
+use crate::stuck::Ages;
 
 /// One socket, as the core knows it.
 #[derive(Debug)]
@@ -18,6 +19,7 @@ pub(crate) struct Conn {
     pub(crate) decoder: Decoder,
     /// Bytes sent and not reported as written.
     pub(crate) queued_bytes: u32,
+    pub(crate) ages: Ages,
     pub(crate) heard_us: u64,
     /// In the shard's list of those to deliver to.
     pub(crate) to_deliver: bool,
@@ -72,6 +74,7 @@ impl Shard {
             stage,
             decoder: Decoder::default(),
             queued_bytes: 0,
+            ages: Ages::default(),
             heard_us: self.now.mono_us,
             to_deliver: false,
         });
@@ -264,7 +267,11 @@ impl Shard {
         let head = start..fx.bytes.len();
         it.queued_bytes += head.len() as u32;
         let slow = it.queued_bytes > queue_max;
+        let list = it.ages.begin();
         fx.list.push(Effect::Send { conn, head, payload: None });
+        if list {
+            self.list_age(conn);
+        }
         if slow {
             self.counters.refuse(Code::SlowReader);
             self.close(fx, conn);
@@ -283,6 +290,7 @@ impl Shard {
     pub(crate) fn on_written(&mut self, conn: ConnId, bytes: u32) {
         let Some(it) = self.conn(conn) else { return };
         it.queued_bytes = it.queued_bytes.checked_sub(bytes).expect("only what was sent is written");
+        it.ages.taken(bytes);
         if matches!(it.stage, Stage::Open(_)) {
             self.want_delivery(conn);
         }

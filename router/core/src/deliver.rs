@@ -83,9 +83,13 @@ impl Shard {
         write(&mut self.frames, &mut fx.bytes, place, &record, payload, tail);
         let head = start..fx.bytes.len();
         it.queued_bytes += (head.len() + if apart { payload.len() } else { 0 }) as u32;
+        let list = it.ages.begin();
         let payload: Option<Bytes> = apart.then(|| command.slice_ref(payload));
         fx.list.push(Effect::Send { conn, head, payload });
         self.counters.delivered += 1;
+        if list {
+            self.list_age(conn);
+        }
         true
     }
 }

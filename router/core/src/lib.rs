@@ -31,6 +31,7 @@ mod scrub;
 pub mod session;
 mod shard;
 mod store;
+mod stuck;
 pub mod survey;
 mod timers;
 pub mod token;

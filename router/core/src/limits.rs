@@ -62,6 +62,15 @@ pub const TURN_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// gone and not yet known to be each keeps as much memory.
 pub const DELIVERIES_QUEUED_BYTES: u32 = 128 * 1024;
 
+/// What was sent on a connection and not taken by its socket waits for no longer: as long as a phone may be without a network, and
+/// not so long that what is dead beside it in the log outlives [`Bounds::forget_after_us`]. A slice of the log that waits keeps
+/// its whole segment from being used again, and a client that reads nothing can say for ever that it is there.
+pub const QUEUE_AGE_MAX_US: u64 = 30_000 * MS;
+
+/// So many looks at what waits have to find it there still before it is too old. With more of them it is known better how old it
+/// is, and each costs 4 bytes a connection.
+pub const QUEUE_AGE_LOOKS: usize = 3;
+
 /// What an answer needs beside names of members.
 pub const ANSWER_MAX_BYTES: usize = 1024;
 
@@ -154,6 +163,13 @@ pub struct Bounds {
     pub scrub_interval_us: u64,
 }
 
+impl Bounds {
+    /// No older becomes what waits on a connection; see [`QUEUE_AGE_MAX_US`].
+    pub fn queue_age_us(&self) -> u64 {
+        QUEUE_AGE_MAX_US.min(self.forget_after_us / FORGET_STEPS)
+    }
+}
+
 impl Default for Bounds {
     fn default() -> Self {
         Bounds {
@@ -192,4 +208,6 @@ const _: () = {
     assert!(ACK_GATHER_US * 2 <= 1000 * MS);
     assert!(EMPTY_AGE_STEPS + 3 < FORGET_STEPS);
     assert!(NO_SPACE_US >= 3 * RAFT_TICK_US);
+    // With the default time to forget a connection has all of it, and one that is silent as well is not kept for longer.
+    assert!(QUEUE_AGE_MAX_US <= 600_000 * MS / FORGET_STEPS && QUEUE_AGE_MAX_US < 90_000 * MS);
 };

@@ -9,7 +9,7 @@ use whimbrel_wire::{Builder, CommandBuilder};
 
 use crate::chat::Creating;
 use crate::checkpoint::{ColdReads, Rounds, Sweep};
-use crate::conn::Conn;
+use crate::conn::{Conn, Stage};
 use crate::counters::Counters;
 use crate::emptying::Emptying;
 use crate::ids::{ChatId, PartitionId, ShardId};
@@ -368,6 +368,10 @@ impl Shard {
         assert!(self.log.durable() <= self.log.appended(), "durable ≤ appended");
         let open = self.conns.iter().flatten().count();
         assert_eq!(open, self.connections as usize, "the count of connections is right");
+        for conn in self.conns.iter().flatten() {
+            let closes = matches!(conn.stage, Stage::Closing);
+            assert!(closes || conn.ages.fits(conn.queued_bytes), "what waits on a connection is watched");
+        }
         let (mut pointers, mut in_repair) = (0, 0);
         for partition in &self.partitions {
             assert!(partition.repair.is_none() || partition.is_quiet(), "who is in repair takes no part");

@@ -21,6 +21,8 @@ pub(crate) struct Timers {
     /// Connections in the order in which they have to be looked at for their keepalive; a connection that was heard of
     /// since goes to the back with its new deadline.
     pub(crate) keepalives: VecDeque<(u64, ConnId)>,
+    /// Connections to which something was sent, in the order in which it is looked whether that was taken.
+    pub(crate) ages: VecDeque<(u64, ConnId)>,
 }
 
 impl Shard {
@@ -48,12 +50,13 @@ impl Shard {
             self.commit_confirms();
         }
         self.close_silent(fx);
+        self.close_stuck(fx);
         self.send_again(fx);
     }
 
     pub(crate) fn next_wake_us(&self) -> u64 {
         let mut due = self.timers.tick_us;
-        let queues = [self.timers.logins.front(), self.timers.keepalives.front()];
+        let queues = [self.timers.logins.front(), self.timers.keepalives.front(), self.timers.ages.front()];
         let firsts = queues.into_iter().flatten().map(|(due, _)| *due);
         // A node that stops leaves them: it would be woken for them for ever.
         let confirms_us = self.timers.confirms_us.filter(|_| !self.stopping);

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::collections::VecDeque;
+
 use whimbrel_core::ids::{ChatId, ConnId, Correlation, DeviceId, InboxSeq, ShardId, UserId};
 use whimbrel_core::io::Moving;
 use whimbrel_core::lane::{Ask, Asker, LaneItem, Request};
@@ -23,6 +25,10 @@ struct Node {
     /// What was sent, by connection.
     sent: Vec<(ConnId, Vec<u8>)>,
     closed: Vec<ConnId>,
+    /// Its socket takes nothing by itself.
+    stuck: Option<ConnId>,
+    /// Bytes that it was to take.
+    untaken: u32,
     to_lanes: Vec<LaneItem>,
     stopped: bool,
     /// As far as it is written.
@@ -48,6 +54,8 @@ impl Node {
             now: Now { mono_us: 1, wall_ms: 1000 },
             sent: Vec::new(),
             closed: Vec::new(),
+            stuck: None,
+            untaken: 0,
             to_lanes: Vec::new(),
             stopped: false,
             checkpoint: Vec::new(),
@@ -150,6 +158,10 @@ impl Node {
                 }
             }
             for (conn, bytes) in written {
+                if self.stuck == Some(conn) {
+                    self.untaken += bytes;
+                    continue;
+                }
                 self.tell(Input::Written { conn, bytes });
             }
             if !again {
@@ -420,4 +432,108 @@ fn what_comes_while_the_log_is_written_gathers_for_part_of_that_time() {
         rests(&mut node, 20);
     }
     assert!(rests(&mut node, 20) <= 10, "nor a quick one longer");
+}
+
+/// When a connection that takes nothing, and pings, is closed: at what age of what it does not take.
+fn closed_at_us(bounds: Bounds) -> u64 {
+    let mut node = Node::new(1, bounds);
+    let (alice, bob) = (node.log_in(0, "alice", 1), node.log_in(1, "bob", 1));
+    node.turn();
+    let chat = node.pair(alice, "alice", "bob");
+    node.turns(2);
+    // All that it was sent so far it took; this it does not.
+    node.stuck = Some(bob);
+    let begun_us = node.now.mono_us;
+    node.send(alice, chat, 1, &[7; 60_000]);
+    node.turn();
+    assert!(node.untaken > 60_000);
+    while !node.closed.contains(&bob) {
+        assert!(node.now.mono_us < begun_us + 2 * bounds.queue_age_us(), "it may wait for ever");
+        node.now.mono_us += bounds.queue_age_us() / 100;
+        for conn in [alice, bob] {
+            node.say(conn, |b, out| b.ping(out, 1));
+        }
+        node.turn();
+    }
+    assert!(!node.closed.contains(&alice));
+    assert_eq!(node.shard.counters().refused_for(Code::SlowReader), 1);
+    // What the device does not have it finds when it comes again.
+    node.tell(Input::Disconnected { conn: bob });
+    node.stuck = None;
+    let bob = node.log_in(2, "bob", 1);
+    node.turns(2);
+    assert_eq!(node.count(bob, Kind::Deliver), 2);
+    node.now.mono_us - begun_us
+}
+
+#[test]
+fn who_pings_and_takes_nothing_is_closed_before_it_keeps_the_log_for_long() {
+    for forget_after_us in [Bounds::default().forget_after_us, 16_000_000] {
+        let bounds = Bounds { forget_after_us, ..Bounds::default() };
+        let at_us = closed_at_us(bounds);
+        let most_us = 30_000_000.min(forget_after_us / 8);
+        assert!(at_us >= most_us / 3 * 2 && at_us <= most_us + most_us / 50, "{at_us} of {most_us}");
+    }
+}
+
+/// A device that takes what it is sent in pieces of all sizes, sooner or later: against a queue of what waits since when.
+#[test]
+fn a_slow_reader_is_closed_for_the_age_of_what_waits_and_not_for_how_much_it_is() {
+    let bounds = Bounds::default();
+    let most_us = bounds.queue_age_us();
+    let (mut closed, mut kept) = (0, 0);
+    for seed in 1..=12u64 {
+        let mut random = seed;
+        let mut below = |most: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (random >> 33) % most
+        };
+        let mut node = Node::new(1, bounds);
+        let (alice, bob) = (node.log_in(0, "alice", 1), node.log_in(1, "bob", 1));
+        node.turn();
+        let chat = node.pair(alice, "alice", "bob");
+        node.turns(2);
+        node.stuck = Some(bob);
+        // What waits, the oldest first, each with the time since when.
+        let mut waits: VecDeque<(u64, u32)> = VecDeque::new();
+        // Some are quick enough, and some are not.
+        let pace = 10_000 + below(40_000);
+        let mut number = 0;
+        for step in 1..=150 {
+            let until_us = node.now.mono_us + most_us / 24 + below(most_us / 24);
+            while node.now.mono_us < until_us {
+                node.now.mono_us += most_us / 300;
+                node.turn();
+            }
+            if below(2) == 0 {
+                number += 1;
+                node.send(alice, chat, number, &vec![7; 1 + below(60_000) as usize]);
+            }
+            let has = node.count(bob, Kind::Deliver) as u64;
+            node.say(bob, |b, out| b.ack(out, has));
+            node.say(bob, |b, out| b.ping(out, step));
+            node.turn();
+            let known: u32 = waits.iter().map(|(_, bytes)| bytes).sum();
+            waits.push_back((node.now.mono_us, node.untaken - known));
+            let oldest_us = node.now.mono_us - waits[0].0;
+            if node.closed.contains(&bob) {
+                assert!(oldest_us >= most_us / 3 * 2, "seed {seed}: closed, and nothing is older than {oldest_us} us");
+                closed += 1;
+                break;
+            }
+            assert!(oldest_us <= most_us + most_us / 40, "seed {seed}: something is {oldest_us} us old");
+            let mut taken = (below(pace) as u32).min(node.untaken);
+            node.untaken -= taken;
+            node.tell(Input::Written { conn: bob, bytes: taken });
+            while taken > 0 || waits.front().is_some_and(|(_, bytes)| *bytes == 0) {
+                let part = taken.min(waits[0].1);
+                (waits[0].1, taken) = (waits[0].1 - part, taken - part);
+                if waits[0].1 == 0 {
+                    waits.pop_front();
+                }
+            }
+            kept += u32::from(step == 150);
+        }
+    }
+    assert!(closed >= 3 && kept >= 3, "{closed} closed, {kept} kept: both are to be seen");
 }

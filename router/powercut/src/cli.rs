@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -8,6 +9,7 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use serde_json::json;
 
+use crate::fuse::Fault;
 use crate::life::{Plan, Story, live, server_log};
 use crate::mount;
 use crate::plant::Plant;
@@ -33,6 +35,7 @@ struct Cli {
 const AFTER_HELP: &str = "\
 Examples:
   whimbrel-powercut --seed 1 --cuts 10
+  whimbrel-powercut --seed 1 --cuts 5 --errors        a failed write comes first each time
   whimbrel-powercut --seed 7 --cuts 3 --plant fsync   that it can fail
   whimbrel-powercut plants                            each lie is found out
 
@@ -50,6 +53,10 @@ struct RunArgs {
     /// A lie for the file system to tell
     #[arg(long, value_name = "LIE")]
     plant: Option<Plant>,
+    /// Let a write or a flush of the log fail, too, whenever the power would fail under a server that is ready; without this it
+    /// does one time in seven
+    #[arg(long, conflicts_with = "plant")]
+    errors: bool,
     #[command(flatten)]
     common: CommonArgs,
 }
@@ -130,7 +137,7 @@ fn many(args: &RunArgs, program: &Path) -> anyhow::Result<bool> {
     let mut found = None;
     for seed in args.seed.. {
         let cuts = (args.cuts - all.cuts).min(CUTS_A_LIFE);
-        let part = one(seed, cuts, args.plant, program)?;
+        let part = one(Chosen { seed, cuts, plant: args.plant, errors: args.errors }, program)?;
         all.add(&part.story);
         if let Some(finding) = part.story.finding.clone() {
             found = Some((part, cuts, finding));
@@ -141,7 +148,7 @@ fn many(args: &RunArgs, program: &Path) -> anyhow::Result<bool> {
         }
         eprintln!("seed {seed}: {cuts} cuts, {} acknowledged, nothing lost", part.story.acknowledged);
     }
-    let repeat = found.as_ref().map(|(part, cuts, _)| repeat(part.seed, *cuts, args.plant));
+    let repeat = found.as_ref().map(|(part, cuts, _)| repeat(part.seed, *cuts, args));
     if args.common.json {
         let mut report = all.json();
         report["took_ms"] = json!(begun.elapsed().as_millis() as u64);
@@ -167,7 +174,8 @@ fn hunt(program: &Path, seed: u64, within: u64, json: bool) -> anyhow::Result<bo
         let mut cuts = 0;
         let mut found = None;
         for seed in seed.. {
-            let part = one(seed, CUTS_A_LIFE.min(within - cuts), Some(plant), program)?;
+            let chosen = Chosen { seed, cuts: CUTS_A_LIFE.min(within - cuts), plant: Some(plant), errors: false };
+            let part = one(chosen, program)?;
             cuts += part.story.cuts;
             found = part.story.finding;
             if found.is_some() || cuts >= within {
@@ -188,10 +196,19 @@ fn hunt(program: &Path, seed: u64, within: u64, json: bool) -> anyhow::Result<bo
     Ok(good)
 }
 
-fn one(seed: u64, cuts: u64, plant: Option<Plant>, program: &Path) -> anyhow::Result<Part> {
+/// What a life is made from.
+struct Chosen {
+    seed: u64,
+    cuts: u64,
+    plant: Option<Plant>,
+    errors: bool,
+}
+
+fn one(chosen: Chosen, program: &Path) -> anyhow::Result<Part> {
+    let Chosen { seed, cuts, plant, errors } = chosen;
     let directory =
         tempfile::Builder::new().prefix("whimbrel-powercut-").tempdir().context("make a temporary directory")?;
-    let story = live(Plan { seed, cuts, plant, program, directory: directory.path() })?;
+    let story = live(Plan { seed, cuts, plant, errors, program, directory: directory.path() })?;
     let log = match &story.finding {
         Some(_) => last_lines(&server_log(directory.path()), LOG_LINES)?,
         None => String::new(),
@@ -205,9 +222,10 @@ pub(crate) fn last_lines(path: &Path, count: usize) -> anyhow::Result<String> {
     Ok(lines[lines.len().saturating_sub(count)..].iter().map(|line| format!("server: {line}\n")).collect())
 }
 
-fn repeat(seed: u64, cuts: u64, plant: Option<Plant>) -> String {
-    let plant = plant.map_or_else(String::new, |plant| format!(" --plant {}", plant.name()));
-    format!("whimbrel-powercut --seed {seed} --cuts {cuts}{plant}")
+fn repeat(seed: u64, cuts: u64, args: &RunArgs) -> String {
+    let plant = args.plant.map_or_else(String::new, |plant| format!(" --plant {}", plant.name()));
+    let errors = if args.errors { " --errors" } else { "" };
+    format!("whimbrel-powercut --seed {seed} --cuts {cuts}{plant}{errors}")
 }
 
 impl Story {
@@ -215,6 +233,7 @@ impl Story {
         self.cuts += more.cuts;
         self.kills += more.kills;
         self.early += more.early;
+        self.broken.iter_mut().zip(more.broken).for_each(|(sum, more)| *sum += more);
         self.sent += more.sent;
         self.acknowledged += more.acknowledged;
         self.delivered += more.delivered;
@@ -226,11 +245,12 @@ impl Story {
 
     fn text(&self) -> String {
         format!(
-            "power cuts: {}, kills: {} ({} of both before the server was ready), {} messages acknowledged, {} deliveries, {} repeated, \
-             {} unflushed sectors kept, {} lost, {} names kept, {} lost",
+            "power cuts: {}, kills: {} ({} of both before the server was ready, {} after a write of the log failed), \
+             {} messages acknowledged, {} deliveries, {} repeated, {} unflushed sectors kept, {} lost, {} names kept, {} lost",
             self.cuts,
             self.kills,
             self.early,
+            self.broken.iter().sum::<u64>(),
             self.acknowledged,
             self.delivered,
             self.repeated,
@@ -246,6 +266,7 @@ impl Story {
             "cuts": self.cuts,
             "kills": self.kills,
             "before_ready": self.early,
+            "failed": Fault::ALL.iter().zip(self.broken).map(|(fault, count)| (fault.name(), count)).collect::<BTreeMap<_, _>>(),
             "sent": self.sent,
             "acknowledged": self.acknowledged,
             "delivered": self.delivered,

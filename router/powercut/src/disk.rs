@@ -3,6 +3,9 @@
 //! What is read is what was written last. What is on stable storage is less: for each sector of a file that was written and
 //! not flushed, all it has held since the last flush is kept, and for each directory every change of a name that was not
 //! flushed. [`Disk::after_cut`] gives the disk as it may be after a loss of power.
+//!
+//! A flush may fail ([`Disk::fail_fsync`]). Then it is as Linux has it: what was written is read still, and a later flush answers that
+//! all is well, but it is stable only once it was written again; and at any time what is read may be what is stable.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -20,6 +23,9 @@ const VERSIONS_MAX: usize = 4;
 
 /// A file is at most so long; nothing here is near it, so that a wild offset is an error and no allocation.
 const FILE_MAX_BYTES: u64 = 1 << 30;
+
+/// Segments with this number and later ones are no part of the log, but what waited was moved to them.
+const COLD_FROM: u32 = 1 << 31;
 
 /// The root directory.
 pub(crate) const ROOT: Ino = 1;
@@ -90,6 +96,8 @@ struct File {
     made: bool,
     /// For each sector that was written and not flushed: the stable contents, then those written and overwritten since.
     unflushed: BTreeMap<usize, Vec<Sector>>,
+    /// For each sector of which a flush failed, and that was not written since: the stable contents. No flush changes them.
+    given_up: BTreeMap<usize, Sector>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -251,6 +259,41 @@ impl Disk {
         Ok(())
     }
 
+    /// A flush that fails: of what it was to make stable, only some sectors are, and no later flush will see to the others.
+    pub(crate) fn fail_fsync(&mut self, ino: Ino) -> Result<(), Errno> {
+        let mut chance = self.chance.fork(ino);
+        let file = self.file_mut(ino)?;
+        let survives = chance.below(3) * 250;
+        for (sector, versions) in std::mem::take(&mut file.unflushed) {
+            if !chance.per_mille(survives) {
+                file.given_up.insert(sector, versions[0]);
+            }
+        }
+        Ok(())
+    }
+
+    /// What lies in the cache, clean and other than what is stable, is forgotten, as a kernel may do at any time with what is clean.
+    pub(crate) fn evict(&mut self) {
+        for inode in self.inodes.values_mut() {
+            if let Body::File(file) = &mut inode.body {
+                file.evict();
+            }
+        }
+    }
+
+    /// Whether it is a segment of a log, and none that messages were moved to.
+    pub(crate) fn is_log_segment(&self, ino: Ino) -> bool {
+        let is_one = |name: &OsStr| {
+            let number = name.to_str().and_then(|name| name.strip_suffix(".seg")).map(str::parse::<u32>);
+            number.is_some_and(|number| number.is_ok_and(|number| number < COLD_FROM))
+        };
+        let mut directories = self.inodes.values().filter_map(|inode| match &inode.body {
+            Body::Directory(directory) => Some(directory),
+            Body::File(_) => None,
+        });
+        directories.any(|it| it.names.iter().any(|(name, &other)| other == ino && is_one(name)))
+    }
+
     /// All names of a directory are stable when this returns, if it does not lie.
     pub(crate) fn fsyncdir(&mut self, ino: Ino) -> Result<(), Errno> {
         let may_lie = self.plant == Some(Plant::Fsyncdir);
@@ -332,14 +375,25 @@ impl File {
     /// Keeps what a sector holds before it is written.
     fn keep(&mut self, sector: usize) {
         let now = self.sector(sector);
-        let versions = self.unflushed.entry(sector).or_default();
+        let stable = self.given_up.remove(&sector);
+        let versions = self.unflushed.entry(sector).or_insert_with(|| stable.into_iter().collect());
         if versions.len() == VERSIONS_MAX {
             versions.remove(1);
         }
         versions.push(now);
     }
 
+    fn evict(&mut self) {
+        for (sector, stable) in std::mem::take(&mut self.given_up) {
+            let start = (sector * SECTOR).min(self.data.len());
+            let end = self.data.len().min(start + SECTOR);
+            self.data[start..end].copy_from_slice(&stable[..end - start]);
+        }
+    }
+
     fn cut(&mut self, chance: &mut Rng, damage: &mut Damage) {
+        damage.sectors_lost += self.given_up.len() as u64;
+        self.evict();
         if self.unflushed.is_empty() && self.stable_len == self.data.len() {
             return;
         }

@@ -1,6 +1,7 @@
 //! The file system as the kernel sees it: each request goes to the [`Disk`] under one lock, and through the gate of the power
 //! supply. After a cut nothing is answered any more, as a machine without power would have it, until whoever waited for the
-//! answers is dead: so no process sees an error that no power cut shows.
+//! answers is dead: so no process sees an error that no power cut shows. Only a [`Fault`] is one, and of the log's own writes one
+//! alone meets it.
 //!
 //! The kernel caches what is read and writes through: a write(2) fills the pages that a mapping shows and comes here at once
 //! (write-back caching is not asked for). A write with RWF_DSYNC or O_DSYNC comes as a write and then a flush, and counts as
@@ -19,7 +20,7 @@ use fuser::{
 use rustix::event::EventfdFlags;
 use rustix::io::Errno as Refusal;
 
-use crate::disk::{Disk, Facts};
+use crate::disk::{Disk, Facts, Ino};
 
 /// Only the kernel changes anything here, so what it knows stays true.
 const KNOWN_FOR: Duration = Duration::from_secs(86_400);
@@ -45,6 +46,44 @@ struct State {
     power: Power,
     /// Requests that change or flush something, since this was made.
     operations: u64,
+    fault: Faulty,
+}
+
+/// How a write of the log fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Its flush answers EIO, and what it was to flush is not stable, or only some of it.
+    Flush,
+    /// The write answers EIO, and wrote nothing.
+    Write,
+    /// The write writes half of it, and the next one, of the rest, answers EIO.
+    Short,
+}
+
+impl Fault {
+    /// All of them.
+    pub(crate) const ALL: [Fault; 3] = [Fault::Flush, Fault::Write, Fault::Short];
+
+    /// As it is printed.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Fault::Flush => "flush",
+            Fault::Write => "write",
+            Fault::Short => "short write",
+        }
+    }
+}
+
+enum Faulty {
+    No,
+    /// The first write or flush of a segment after so many operations fails.
+    After(u64, Fault),
+    /// Half of a write of this file is done.
+    Half(Ino),
+    /// It has failed, and whoever wrote the file knows.
+    Met(Ino),
+    /// And wrote there again.
+    WentOn,
 }
 
 enum Power {
@@ -77,7 +116,7 @@ impl Machine {
     pub(crate) fn new(disk: Disk) -> rustix::io::Result<Machine> {
         let failed = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        let state = State { disk, power: Power::On { left: None }, operations: 0 };
+        let state = State { disk, power: Power::On { left: None }, operations: 0, fault: Faulty::No };
         Ok(Machine(Arc::new(Inner { state: Mutex::new(state), failed, owner })))
     }
 
@@ -87,6 +126,22 @@ impl Machine {
         if let Power::On { left } = &mut self.state().power {
             *left = operations;
         }
+    }
+
+    /// The first write or flush of a log's segment after so many changes and flushes from now on fails in this way.
+    pub(crate) fn break_after(&self, operations: u64, fault: Fault) {
+        let mut state = self.state();
+        state.fault = Faulty::After(state.operations + operations, fault);
+    }
+
+    /// Whether a write of a log has failed, or has begun to.
+    pub(crate) fn has_broken(&self) -> bool {
+        matches!(self.state().fault, Faulty::Half(_) | Faulty::Met(_) | Faulty::WentOn)
+    }
+
+    /// Whether the log was written although a write of it had failed.
+    pub(crate) fn went_on(&self) -> bool {
+        matches!(self.state().fault, Faulty::WentOn)
     }
 
     /// Whether the power has failed.
@@ -129,7 +184,7 @@ impl Machine {
         answer: impl FnOnce(R, T),
     ) {
         let mut state = self.state();
-        let State { disk, power, operations } = &mut *state;
+        let State { disk, power, operations, fault: _ } = &mut *state;
         match power {
             Power::Off => return reply.refuse(Errno::EIO),
             Power::Failed(held) => return held.push(Box::new(move || reply.refuse(Errno::EIO))),
@@ -172,6 +227,32 @@ impl Machine {
             blksize: BLOCK_BYTES,
             flags: 0,
         }
+    }
+}
+
+impl State {
+    /// How this write or flush of a file fails, if it is the one.
+    fn meets(&mut self, ino: Ino, kind: Kind) -> Option<Fault> {
+        if !matches!(self.power, Power::On { .. }) {
+            return None;
+        }
+        let (next, meets) = match (&self.fault, kind) {
+            (Faulty::After(from, fault), _) if self.operations >= *from && self.disk.is_log_segment(ino) => {
+                match (*fault, kind) {
+                    (Fault::Flush, Kind::Flush) | (Fault::Write, Kind::Change) => (Faulty::Met(ino), *fault),
+                    (Fault::Short, Kind::Change) => (Faulty::Half(ino), *fault),
+                    _ => return None,
+                }
+            }
+            (Faulty::Half(half), Kind::Change) if *half == ino => (Faulty::Met(ino), Fault::Write),
+            (Faulty::Met(met), Kind::Change) if *met == ino => {
+                self.fault = Faulty::WentOn;
+                return None;
+            }
+            _ => return None,
+        };
+        self.fault = next;
+        Some(meets)
     }
 }
 
@@ -280,6 +361,12 @@ impl Filesystem for Machine {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        let mut data = data;
+        match self.state().meets(ino.0, Kind::Change) {
+            None => {}
+            Some(Fault::Short) => data = &data[..data.len() / 2],
+            Some(Fault::Write | Fault::Flush) => return reply.error(Errno::EIO),
+        }
         let written = |reply: ReplyWrite, ()| reply.written(data.len() as u32);
         self.serve(Kind::Change, reply, |disk| disk.write(ino.0, offset, data), written);
     }
@@ -307,6 +394,13 @@ impl Filesystem for Machine {
     }
 
     fn fsync(&self, _: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        let mut state = self.state();
+        if state.meets(ino.0, Kind::Flush).is_some() {
+            // That there is no such file is an error as well.
+            let _ = state.disk.fail_fsync(ino.0);
+            return reply.error(Errno::EIO);
+        }
+        drop(state);
         self.serve(Kind::Flush, reply, |disk| disk.fsync(ino.0), |reply, ()| reply.ok());
     }
 

@@ -32,6 +32,8 @@ pub(crate) enum Kind {
     NoStart,
     /// The server ended, or let a device down, by itself.
     Ended,
+    /// The server wrote on in a log of which a write had failed.
+    WentOn,
     /// Something takes too long.
     Stuck,
 }
@@ -99,6 +101,7 @@ impl Kind {
             Kind::Refused => "refused",
             Kind::NoStart => "no start",
             Kind::Ended => "ended",
+            Kind::WentOn => "went on",
             Kind::Stuck => "stuck",
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! After each start everything is brought to rest and checked: what was sent is acknowledged at last, and what was
 //! acknowledged has come to every device once, in order. Then the devices talk until the power fails again. Now and then it
-//! fails already while the server starts, or while all is brought to rest.
+//! fails already while the server starts, or while all is brought to rest. And now and then a write of the log fails before the
+//! power does: then the server has to end by itself, and to write nothing more there.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use whimbrel_client::{ChatKind, Event, Receipt};
 
 use crate::device::{Device, unexpected};
 use crate::disk::{Damage, Disk};
-use crate::fuse::Machine;
+use crate::fuse::{Fault, Machine};
 use crate::ledger::{DeviceId, Finding, Given, Kind, Ledger, MessageId};
 use crate::mount::Mounted;
 use crate::plant::Plant;
@@ -37,6 +38,10 @@ const EARLY_PER_MILLE: u64 = 300;
 /// How often only the server dies, in a thousand: then all that was written is still read, and not yet stable.
 const ONLY_KILLED_PER_MILLE: u64 = 200;
 
+/// How often a write of the log fails first, in a thousand, and the code that the server ends with then.
+const BROKEN_PER_MILLE: u64 = 150;
+const BROKEN_CODE: i32 = 74;
+
 /// Payloads have so many bytes; a few have many more, so that batches have many pages and segments fill.
 const PAYLOAD: (u64, u64) = (4, 1_500);
 const PAYLOAD_LARGE: (u64, u64) = (8_000, 40_000);
@@ -52,6 +57,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) seed: u64,
     pub(crate) cuts: u64,
     pub(crate) plant: Option<Plant>,
+    /// A write of the log fails each time that the power would fail late.
+    pub(crate) errors: bool,
     pub(crate) program: &'a Path,
     /// An empty directory on a disk that stays.
     pub(crate) directory: &'a Path,
@@ -65,6 +72,9 @@ pub(crate) struct Story {
     pub(crate) kills: u64,
     /// Ends of either kind before the server was ready.
     pub(crate) early: u64,
+    /// How often a write of the log failed before that, and the server ended by itself.
+    /// In the order of [`Fault::ALL`].
+    pub(crate) broken: [u64; Fault::ALL.len()],
     pub(crate) sent: u64,
     pub(crate) acknowledged: u64,
     pub(crate) delivered: u64,
@@ -88,12 +98,16 @@ struct Chat {
 enum Went {
     Done,
     PowerFailed,
+    /// A write of the log failed, and the server ended.
+    Broken,
 }
 
 struct Life<'a> {
     plan: Plan<'a>,
     /// When and how the power fails.
     fate: Rng,
+    /// Whether and how a write of the log fails first.
+    breaks: Rng,
     /// What the devices do. A stream of its own, for how much is drawn from it depends on how quick all is.
     chance: Rng,
     machine: Machine,
@@ -115,6 +129,7 @@ pub(crate) fn live(plan: Plan<'_>) -> anyhow::Result<Story> {
         ledger: Ledger::new(plan.seed, DEVICES.len()),
         plan,
         chance: fate.fork(1),
+        breaks: Rng::new(!plan.seed),
         fate,
         machine,
         devices: Vec::new(),
@@ -145,7 +160,11 @@ impl Life<'_> {
             self.story.operations += self.machine.operations();
             let disk = if only_killed {
                 self.story.kills += 1;
-                self.machine.look(Disk::clone)
+                let mut disk = self.machine.look(Disk::clone);
+                if self.breaks.per_mille(500) {
+                    disk.evict();
+                }
+                disk
             } else {
                 let (disk, damage) = self.machine.look(|disk| disk.after_cut(&mut torn));
                 self.story.cuts += 1;
@@ -162,6 +181,10 @@ impl Life<'_> {
         let early = self.fate.per_mille(EARLY_PER_MILLE);
         let (low, high) = if early { EARLY } else { LATER };
         let after = self.fate.between(low, high);
+        let breaks = self.breaks.per_mille(if self.plan.errors { 1000 } else { BROKEN_PER_MILLE });
+        let how = self.breaks.index(Fault::ALL.len());
+        // What a lie leads to is told apart best without.
+        let fault = (breaks && !early && self.plan.plant.is_none()).then_some(Fault::ALL[how]);
         if early {
             self.machine.fail_after(Some(after));
         }
@@ -169,17 +192,33 @@ impl Life<'_> {
         let mut server = self.start()?;
         match self.until_rest(&mut server)? {
             Went::PowerFailed => {}
+            Went::Broken => anyhow::bail!("a write failed, and was not to"),
             Went::Done => {
-                if !early {
-                    self.machine.fail_after(Some(after));
+                match fault {
+                    Some(fault) => self.machine.break_after(after, fault),
+                    None if early => {}
+                    None => self.machine.fail_after(Some(after)),
                 }
-                self.talk(&server)?;
+                if self.talk(&server)? == Went::Broken {
+                    self.check_broken(how, &mut server)?;
+                }
             }
         }
         server.kill()?;
         drop(server);
         self.hear_the_last()?;
         mounted.unmount()
+    }
+
+    /// The server, which has ended, said why.
+    fn check_broken(&mut self, how: usize, server: &mut Server) -> anyhow::Result<()> {
+        let status = server.status()?.context("the server has ended")?;
+        if status.code() != Some(BROKEN_CODE) {
+            let what = format!("after a failed {} of its log: {status}, and not {BROKEN_CODE}", Fault::ALL[how].name());
+            return Err(Finding::new(Kind::Ended, what).into());
+        }
+        self.story.broken[how] += 1;
+        Ok(())
     }
 
     /// One server to the end: all inboxes are empty, and it stops when it is asked to.
@@ -248,8 +287,7 @@ impl Life<'_> {
             }
             device.connect(&address)?;
         }
-        if self.run(server, "logins", |life| life.devices.iter().all(|it| it.session.is_ready()))? == Went::PowerFailed
-        {
+        if self.run(server, "logins", |life| life.devices.iter().all(|it| it.session.is_ready()))? != Went::Done {
             return Ok(None);
         }
         self.ask_for_chats();
@@ -315,8 +353,9 @@ impl Life<'_> {
     /// Brings all to rest and checks it. What is sent last in each chat has arrived: then everything before has, or is lost.
     fn settle(&mut self, server: &Server) -> anyhow::Result<Went> {
         let at_rest = |life: &Life<'_>| life.ledger.is_acknowledged() && life.devices.iter().all(Device::is_settled);
-        if self.run(server, "acknowledgements", at_rest)? == Went::PowerFailed {
-            return Ok(Went::PowerFailed);
+        let went = self.run(server, "acknowledgements", at_rest)?;
+        if went != Went::Done {
+            return Ok(went);
         }
         let mut last = Vec::new();
         for place in 0..self.chats.len() {
@@ -329,15 +368,16 @@ impl Life<'_> {
         }
         let arrived =
             |life: &Life<'_>| life.ledger.is_acknowledged() && last.iter().all(|&id| life.ledger.has_arrived(id));
-        if self.run(server, "what was sent last", arrived)? == Went::PowerFailed {
-            return Ok(Went::PowerFailed);
+        let went = self.run(server, "what was sent last", arrived)?;
+        if went != Went::Done {
+            return Ok(went);
         }
         self.ledger.check_arrival()?;
         Ok(Went::Done)
     }
 
-    /// Talks until the power fails. Somebody may be away meanwhile, and somebody makes a group.
-    fn talk(&mut self, server: &Server) -> anyhow::Result<()> {
+    /// Talks until the power fails, or a write of the log. Somebody may be away meanwhile, and somebody makes a group.
+    fn talk(&mut self, server: &Server) -> anyhow::Result<Went> {
         if self.chance.per_mille(300) {
             let away = self.chance.index(self.devices.len());
             self.devices[away].disconnect();
@@ -351,7 +391,7 @@ impl Life<'_> {
         for device in &mut self.devices {
             device.window = self.chance.between(1, 12) as usize;
         }
-        self.run_with(server, "the power to fail", Life::say_more, |_| false).map(drop)
+        self.run_with(server, "the power or a write to fail, and the server's end", Life::say_more, |_| false)
     }
 
     fn say_more(&mut self) -> anyhow::Result<()> {
@@ -404,6 +444,12 @@ impl Life<'_> {
             if self.machine.has_failed() {
                 return Ok(Went::PowerFailed);
             }
+            if self.machine.went_on() {
+                return Err(Finding::new(Kind::WentOn, "a write of its log failed, and it writes there again").into());
+            }
+            if self.machine.has_broken() && server.has_ended()? {
+                return Ok(Went::Broken);
+            }
             if done(self) {
                 return Ok(Went::Done);
             }
@@ -436,16 +482,16 @@ impl Life<'_> {
         }
         let patience = self.devices.iter().map(Device::patience).min().unwrap_or(PATIENCE).min(PATIENCE);
         wait(&mut fds, patience)?;
-        if !fds[1].revents().is_empty() && !self.machine.has_failed() {
+        if !fds[1].revents().is_empty() && !self.machine.has_failed() && !self.machine.has_broken() {
             return Err(Finding::new(Kind::Ended, "the server ended by itself").into());
         }
         Ok(())
     }
 
-    /// Only a server that ends lets a connection go, and it ends only when the power fails.
+    /// Only a server that ends lets a connection go, and it ends only when the power or a write of its log fails.
     fn lost_connection(&mut self, device: DeviceId, server: &Server) -> anyhow::Result<()> {
         self.devices[device].disconnect();
-        if self.machine.has_failed() {
+        if self.machine.has_failed() || self.machine.has_broken() {
             return Ok(());
         }
         wait(&mut [PollFd::new(server.ended(), PollFlags::IN)], std::time::Duration::ZERO)?;

@@ -135,6 +135,11 @@ impl Server {
         &self.ended
     }
 
+    /// Whether it has ended.
+    pub(crate) fn has_ended(&self) -> anyhow::Result<bool> {
+        Ok(wait(&mut [PollFd::new(&self.ended, PollFlags::IN)], Duration::ZERO)? > 0)
+    }
+
     /// SIGKILL, after which nothing of it runs any more.
     pub(crate) fn kill(&mut self) -> anyhow::Result<()> {
         self.child.kill().context("kill the server")?;

@@ -128,3 +128,24 @@ fn wrong_requests_are_refused() {
     assert_eq!(disk.unlink(ROOT, OsStr::new("x")).unwrap_err(), Errno::NOENT);
     assert_eq!(disk.read(ino, 1 << 40, 10).unwrap(), b"");
 }
+
+#[test]
+fn what_a_flush_failed_on_is_read_and_gone_with_the_power_or_from_the_cache_until_it_is_written_again() {
+    let (mut disk, ino) = disk(None);
+    disk.write(ino, 0, &[2; 4 * SECTOR]).unwrap();
+    disk.fail_fsync(ino).unwrap();
+    assert_eq!(disk.contents("file").unwrap(), [2; 4 * SECTOR]);
+    // That all is well says a flush with nothing to flush.
+    disk.fsync(ino).unwrap();
+    let found = contents(&disk);
+    assert_eq!(found.len(), 1, "what is stable is decided when the flush fails");
+    let stable = found.into_iter().next().flatten().unwrap();
+    assert!(stable.contains(&1), "not all of it");
+    let mut evicted = disk.clone();
+    evicted.evict();
+    assert_eq!(evicted.contents("file").unwrap(), stable);
+    disk.write(ino, 0, &[2; 4 * SECTOR]).unwrap();
+    assert!(contents(&disk).contains(&Some(stable)), "before the flush it may still be what it was");
+    disk.fsync(ino).unwrap();
+    assert_eq!(contents(&disk), BTreeSet::from([Some(vec![2; 4 * SECTOR])]));
+}

@@ -35,6 +35,23 @@ fn nothing_acknowledged_is_lost_by_power_cuts() {
     assert!(report["finding"].is_null() && report["repeat"].is_null(), "{report}");
 }
 
+/// Each way in which a write of the log can fail is met by a real server, which ends with the code for it (or that is a finding),
+/// and what it acknowledged is there at the next start: with the power cut in between, with what lay in the cache forgotten, and
+/// without either.
+#[test]
+fn a_server_of_which_a_write_or_a_flush_failed_ends_and_nothing_acknowledged_is_lost() {
+    let (code, out, error) = answer(&["--seed", "3", "--cuts", "6", "--errors", "--json"]);
+    assert_eq!(code, 0, "{out}{error}");
+    if skipped(&out) {
+        return;
+    }
+    let report: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+    for what in ["flush", "write", "short write"] {
+        assert!(report["failed"][what].as_u64().is_some_and(|count| count > 0), "{what}: {report}");
+    }
+    assert_eq!(report["acknowledged"], report["sent"], "all is acknowledged at last: {report}");
+}
+
 #[test]
 fn each_lie_of_the_file_system_is_found_out() {
     let (code, out, error) = answer(&["plants", "--json"]);

@@ -33,22 +33,28 @@ fn ask(address: &str, method: &str, path: &str) -> Answer {
     Answer { code, head: head.to_lowercase(), body: body.to_owned() }
 }
 
+/// The text of `/metrics`.
+pub(crate) fn metrics(server: &Server) -> String {
+    get(server, "/metrics").body
+}
+
 fn get(server: &Server, path: &str) -> Answer {
     ask(&admin_address(&server.data), "GET", path)
 }
 
-fn status(server: &Server) -> Value {
+/// What `whimbrel status --json` says.
+pub(crate) fn status(server: &Server) -> Value {
     serde_json::from_str(&server.ok(&["status", "--json"])).unwrap()
 }
 
 /// A number of all shards together.
-fn sum(status: &Value, name: &str) -> u64 {
+pub(crate) fn sum(status: &Value, name: &str) -> u64 {
     let shards = status["shards"].as_array().unwrap();
     shards.iter().map(|shard| shard[name].as_u64().unwrap_or_else(|| panic!("{name} in {status}"))).sum()
 }
 
 /// A counter of all shards together, as /metrics has it.
-fn metric(body: &str, name: &str, label: &str) -> u64 {
+pub(crate) fn metric(body: &str, name: &str, label: &str) -> u64 {
     let lines = body.lines().filter(|line| line.starts_with(&format!("{name}{{")) && line.contains(label));
     lines.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
 }
