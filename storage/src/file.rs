@@ -142,9 +142,15 @@ impl FileDisk {
     }
 
     /// Keeps so many bytes of the disk for the next checkpoint, so that it can be written where no other space is left: then what
-    /// it lets go of is space again. Before there are two, which takes two of them, it is kept for these too.
+    /// it lets go of is space again. Before there are two, which takes two of them, it is kept for these too. Of an open log: what
+    /// does not hold is set aside then.
     pub fn reserve_checkpoint(&self, size_bytes: u64) -> io::Result<()> {
-        let wanted = CHECKPOINT_FILES - self.checkpoint_numbers()?.len().min(CHECKPOINT_FILES - 1);
+        let mut numbers = self.checkpoint_numbers()?;
+        numbers.sort_unstable();
+        // A crash may leave the one before them, whose file was to become a reserve.
+        let needless = numbers.len().saturating_sub(CHECKPOINT_FILES - 1);
+        self.release_checkpoints(&numbers[..needless])?;
+        let wanted = CHECKPOINT_FILES - (numbers.len() - needless);
         let (there, free): (Vec<_>, Vec<_>) = self.reserves().into_iter().partition(|reserve| reserve.exists());
         there.iter().chain(&free).take(wanted).try_for_each(|reserve| allocate(reserve, size_bytes))
     }
@@ -162,10 +168,15 @@ impl FileDisk {
         sync_directory(&self.directory)?;
         let mut old = self.checkpoint_numbers()?;
         old.retain(|old| *old < keep_from);
-        for number in &old {
+        self.release_checkpoints(&old)
+    }
+
+    /// Makes reserves of checkpoints that nobody needs.
+    fn release_checkpoints(&self, numbers: &[u64]) -> io::Result<()> {
+        for number in numbers {
             self.keep_as_reserve(&self.checkpoint_path(*number))?;
         }
-        if old.is_empty() { Ok(()) } else { sync_directory(&self.directory) }
+        if numbers.is_empty() { Ok(()) } else { sync_directory(&self.directory) }
     }
 
     /// Gives up a checkpoint that was begun.

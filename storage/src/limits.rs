@@ -25,8 +25,9 @@ pub const BATCHES_MAX: u64 = 1 << 62;
 /// Memory for batches that are gathering, queued, being written, or still viewed.
 pub const STAGING_BYTES: u32 = 8 << 20;
 
-/// Prepared segments kept ahead of the one being filled.
-pub const SPARES: u32 = 2;
+/// Prepared segments kept ahead of the one being filled: two for what was accepted, should the disk turn out to be full, and one
+/// that the log goes on in until that is known of the next.
+pub const SPARES: u32 = 3;
 
 /// Retired segments are made into spares as long as there are fewer of them: about what a checkpoint lets go of at once.
 pub const SPARES_MAX: u32 = 6;

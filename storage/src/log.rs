@@ -354,11 +354,13 @@ impl Log {
         self.segments.next().0 <= self.tail_segment.0 + self.options.spares
     }
 
-    /// Bytes that batches can be placed in before another segment has to be prepared: the rest of the one that is filled, and
-    /// the spares.
+    /// Bytes that batches can be placed in before another segment has to be prepared: the rest of the one that is filled, behind
+    /// the batch that gathers, and the spares.
     pub fn prepared_bytes(&self) -> u64 {
         let segments = self.segments.next().0.saturating_sub(self.tail_segment.0);
-        (u64::from(segments) * u64::from(self.options.segment_size)).saturating_sub(u64::from(self.tail_offset))
+        let gathers = self.staged.back().filter(|_| self.gathering);
+        let filled = gathers.map_or(self.tail_offset, |batch| batch.place().offset + batch.padded());
+        (u64::from(segments) * u64::from(self.options.segment_size)).saturating_sub(u64::from(filled))
     }
 
     /// Bytes of all segments that are there.

@@ -270,8 +270,8 @@ impl Shard {
             // Another shard's session asks, which is told to go away in a moment.
             return Some(Code::NotReady);
         }
-        if self.lacks_space() {
-            return Some(Code::StorageFull);
+        if let Some(code) = self.refuse_for_space() {
+            return Some(code);
         }
         let full = self.gathered_bytes > self.config.bounds.gather_max_bytes
             || !self.log.has_room(limits::STAGING_RESERVE_BYTES);
@@ -290,8 +290,8 @@ impl Shard {
             creating.requests.push(request);
             return;
         }
-        if self.lacks_space() {
-            return self.refuse(fx, &request, Code::StorageFull, "");
+        if let Some(code) = self.refuse_for_space() {
+            return self.refuse(fx, &request, code, "");
         }
         if self.creating.len() >= CREATING_MAX || self.gathered_bytes > self.config.bounds.gather_max_bytes {
             return self.refuse(fx, &request, Code::Overloaded, "");

@@ -96,7 +96,7 @@ impl Shard {
         if self.disk_full {
             return self.refuse_hello(fx, conn, login.correlation, Code::StorageFull, "");
         }
-        if self.gathered_bytes > self.config.bounds.gather_max_bytes {
+        if self.is_scarce() || self.gathered_bytes > self.config.bounds.gather_max_bytes {
             return self.refuse_hello(fx, conn, login.correlation, Code::Overloaded, "");
         }
         let partition = &mut self.partitions[p];

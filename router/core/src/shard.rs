@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use ahash::RandomState;
 use whimbrel_storage::{Disk, Log, LogOptions, Position, Recovered, Rot};
 use whimbrel_wire::command::CommandError;
-use whimbrel_wire::{Builder, CommandBuilder};
+use whimbrel_wire::{Builder, Code, CommandBuilder};
 
 use crate::chat::Creating;
 use crate::checkpoint::{ColdReads, Rounds, Sweep};
@@ -106,6 +106,10 @@ pub struct Shard {
     pub(crate) disk_full: bool,
     /// Until when the same is taken for granted of another shard, on the monotone clock.
     pub(crate) no_space_until_us: u64,
+    /// There was too little space for anything new at the end of the last turn.
+    was_scarce: bool,
+    /// Since the start it was seen that there is space for something new, or that the disk is full.
+    knows_space: bool,
     pub(crate) stopping: bool,
     stopped: bool,
     /// How many partitions are in repair. Asked in every turn.
@@ -119,7 +123,7 @@ impl Shard {
     /// Reads the log, applies what it holds, and starts the groups: each serves once it has written the first entry of its term.
     pub fn open(mut config: ShardConfig, options: LogOptions, disk: &mut dyn Disk) -> Result<Shard, OpenError> {
         // What is accepted has to fit what is kept for it on a full disk, also where segments are small.
-        config.bounds.gather_max_bytes = config.bounds.gather_max_bytes.min(options.segment_size as usize);
+        config.bounds.gather_max_bytes = config.bounds.gather_max_bytes.min(options.segment_size as usize / 2);
         let held = (config.shard.0..config.partitions).step_by(usize::from(config.shards)).count();
         let hash = |salt: u64| {
             RandomState::with_seeds(config.seed, config.seed.rotate_left(17) ^ salt, 0x9E37_79B9_7F4A_7C15, salt)
@@ -174,6 +178,8 @@ impl Shard {
             segment_bytes: options.segment_size,
             disk_full: false,
             no_space_until_us: 0,
+            was_scarce: false,
+            knows_space: false,
             stopping: false,
             stopped: false,
             in_repair: 0,
@@ -215,10 +221,7 @@ impl Shard {
             Input::SegmentFailed { segment } => {
                 self.log.segment_failed(segment);
                 // One that was only to be used again is not missed.
-                if self.log.lacks_spares() && !self.disk_full {
-                    self.disk_full = true;
-                    self.say_no_space(fx);
-                }
+                self.disk_full |= self.log.lacks_spares();
             }
             Input::CheckpointTaken { number } => self.on_checkpoint_taken(number),
             Input::CheckpointWritten { number } => self.on_checkpoint_written(number),
@@ -251,7 +254,8 @@ impl Shard {
                 break;
             }
         }
-        self.is_whole |= self.is_ready();
+        self.look_at_space(fx);
+        self.is_whole |= self.is_serving();
         self.deliver_all(fx);
         self.checkpoint(fx);
         self.check_stopped(fx);
@@ -275,18 +279,47 @@ impl Shard {
         }
     }
 
-    /// Whether there is no space for anything new, here or on another shard: what one accepts another may have to store.
-    pub(crate) fn lacks_space(&self) -> bool {
-        self.disk_full || self.now.mono_us < self.no_space_until_us
+    /// Why nothing new is taken now for want of space, here or on another shard, if that is so: what one accepts another may have
+    /// to store.
+    pub(crate) fn refuse_for_space(&self) -> Option<Code> {
+        let is_full = self.disk_full || self.now.mono_us < self.no_space_until_us;
+        // The next segment may yet come. It may as well be the one that shows that the disk is full.
+        let soon = || self.is_scarce().then_some(Code::Overloaded);
+        if is_full { Some(Code::StorageFull) } else { soon() }
+    }
+
+    /// Whether so little space is left that nothing new is taken, whatever is known of the disk: above what is kept for
+    /// acknowledgements half a segment is for the fan-out of what was accepted. A log may be filled faster than segments are
+    /// made, and a start does not know what space there is: what is taken meanwhile would be missing when it turns out that
+    /// there is none.
+    pub(crate) fn is_scarce(&self) -> bool {
+        self.disk_full || self.room_bytes() < u64::from(self.segment_bytes) / 2 * 3
     }
 
     /// Whether what is kept for acknowledgements is all that is left.
     pub(crate) fn has_only_reserve(&self) -> bool {
-        self.disk_full && self.log.prepared_bytes() < u64::from(self.segment_bytes)
+        self.room_bytes() < u64::from(self.segment_bytes)
     }
 
-    /// Tells the other shards that there is no space.
+    /// Bytes that the log has room for without another segment, beside what is gathered.
+    fn room_bytes(&self) -> u64 {
+        self.log.prepared_bytes().saturating_sub(self.gathered_bytes as u64)
+    }
+
+    /// The others are told at once when there is too little space, and again with each tick.
+    fn look_at_space(&mut self, fx: &mut Effects) {
+        let is_scarce = self.is_scarce();
+        self.knows_space |= self.disk_full || !is_scarce;
+        if !std::mem::replace(&mut self.was_scarce, is_scarce) {
+            self.say_no_space(fx);
+        }
+    }
+
+    /// Tells the other shards if there is too little space. Before that is known none of them is asked for anything.
     pub(crate) fn say_no_space(&mut self, fx: &mut Effects) {
+        if !self.knows_space || !self.is_scarce() {
+            return;
+        }
         let own = self.config.shard;
         for to in (0..self.config.shards).map(ShardId).filter(|to| *to != own) {
             // Where it finds no room it is said again with the next tick.
@@ -319,8 +352,13 @@ impl Shard {
         }
     }
 
-    /// Whether all partitions serve, or are in repair. Before that a server does not accept connections.
+    /// Whether all partitions serve, or are in repair, and it is known whether there is space for something new. Before that a
+    /// server does not accept connections.
     pub fn is_ready(&self) -> bool {
+        self.knows_space && self.is_serving()
+    }
+
+    fn is_serving(&self) -> bool {
         self.partitions.iter().all(|partition| partition.serving || partition.repair.is_some())
     }
 

@@ -39,9 +39,7 @@ impl Shard {
             self.retire();
             self.scrub(fx);
             self.forget_stale_creations(fx);
-            if self.disk_full {
-                self.say_no_space(fx);
-            }
+            self.say_no_space(fx);
         }
         if self.stopping || self.timers.acks_us.is_some_and(|due| now_us >= due) {
             self.commit_acks();

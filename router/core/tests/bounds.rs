@@ -11,7 +11,7 @@ use whimbrel_core::limits::{Bounds, TURN_BYTES_MAX, WRITE_REST_US};
 use whimbrel_core::session::Login;
 use whimbrel_core::{Effect, Effects, Input, Now, Shard, ShardConfig, route};
 use whimbrel_storage::ram::RamDisk;
-use whimbrel_storage::{Disk, LogOptions, Memory, Retired, check_segment};
+use whimbrel_storage::{Disk, LogOptions, Memory, Retired, SegmentId, check_segment};
 use whimbrel_wire::{Builder, ChatInfoFields, Code, CreateChatFields, Kind, SendFields, fb};
 
 const SEGMENT_BYTES: u32 = 4 << 20;
@@ -38,15 +38,16 @@ struct Node {
     lane_room: usize,
     /// No segment can be made.
     disk_full: bool,
+    /// Whether one can be made is not known yet: it is not answered.
+    disk_waits: bool,
+    waiting: Option<SegmentId>,
     builder: Builder,
 }
 
 impl Node {
     fn new(shards: u16, bounds: Bounds) -> Node {
         let mut disk = RamDisk::new(0, 7);
-        let options = LogOptions { segment_size: SEGMENT_BYTES, ..LogOptions::new(0) };
-        let config = ShardConfig { shard: ShardId(0), shards, partitions: 16, token_key: [0; 32], seed: 1, bounds };
-        let shard = Shard::open(config, options, &mut disk).unwrap();
+        let shard = open(shards, bounds, &mut disk);
         let mut node = Node {
             shard,
             disk,
@@ -62,11 +63,30 @@ impl Node {
             turn_bytes_max: 0,
             lane_room: 4096,
             disk_full: false,
+            disk_waits: false,
+            waiting: None,
             builder: Builder::default(),
         };
         node.turns(50);
         assert!(node.shard.is_ready());
         node
+    }
+
+    /// It is killed, and the next one starts.
+    fn restart(&mut self, shards: u16) {
+        (self.effects, self.waiting) = (Effects::default(), None);
+        self.checkpoint.clear();
+        self.shard = open(shards, Bounds::default(), &mut self.disk);
+        self.turns(50);
+    }
+
+    /// There is no space for what is waited for, nor for anything else.
+    fn is_found_full(&mut self) {
+        (self.disk_waits, self.disk_full) = (false, true);
+        if let Some(segment) = self.waiting.take() {
+            self.tell(Input::SegmentFailed { segment });
+        }
+        self.turns(2);
     }
 
     fn tell(&mut self, input: Input<'_>) {
@@ -106,6 +126,7 @@ impl Node {
                         self.disk.write(write.segment, write.offset as u32, write.batch.as_ref()).unwrap();
                         self.tell(Input::LogWritten { write: write.id });
                     }
+                    Effect::PrepareSegment { segment, .. } if self.disk_waits => self.waiting = Some(segment),
                     Effect::PrepareSegment { segment, .. } if self.disk_full => {
                         self.tell(Input::SegmentFailed { segment });
                     }
@@ -203,9 +224,53 @@ impl Node {
         self.turn();
     }
 
+    /// Sends to these chats in turn, at most so often, until it is refused. What follows in each is raised.
+    fn send_until_refused(&mut self, conn: ConnId, next: &mut [(ChatId, u64)], most: usize) {
+        for _ in 0..most {
+            for (chat, number) in &mut *next {
+                let refused = self.count(conn, Kind::Error);
+                self.send(conn, *chat, *number, &[7; 30_000]);
+                if self.count(conn, Kind::Error) > refused {
+                    return;
+                }
+                *number += 1;
+            }
+        }
+    }
+
+    /// A device that had so many takes what comes, until nothing does, and acknowledges it. How many it has then.
+    fn read(&mut self, conn: ConnId, had: usize) -> usize {
+        for _ in 0..100 {
+            let has = (had + self.count(conn, Kind::Deliver)) as u64;
+            self.say(conn, |b, out| b.ack(out, has));
+            self.now.mono_us += 50_000;
+            self.turns(2);
+        }
+        had + self.count(conn, Kind::Deliver)
+    }
+
     fn count(&self, conn: ConnId, kind: Kind) -> usize {
         self.sent.iter().filter(|(to, frame)| *to == conn && frame[4] == kind as u8).count()
     }
+}
+
+fn open(shards: u16, bounds: Bounds, disk: &mut RamDisk) -> Shard {
+    let options = LogOptions { segment_size: SEGMENT_BYTES, ..LogOptions::new(0) };
+    let config = ShardConfig { shard: ShardId(0), shards, partitions: 16, token_key: [0; 32], seed: 1, bounds };
+    Shard::open(config, options, disk).unwrap()
+}
+
+/// Three users of whom all is on the first of two shards, the chats of the first with the others too.
+fn three_on_one_shard() -> [String; 3] {
+    let names: Vec<String> = (0..64).map(|number| format!("user{number}")).collect();
+    let names: Vec<String> =
+        names.into_iter().filter(|user| route::partition_of_user(&name(user), 16).0.is_multiple_of(2)).collect();
+    let is_here = |a: &str, b: &str| {
+        a != b && route::partition_of_chat(route::direct_chat(&name(a), &name(b)), 16).0.is_multiple_of(2)
+    };
+    let first = &names[0];
+    let mut others = names.iter().filter(|other| is_here(first, other));
+    [first.clone(), others.next().unwrap().clone(), others.next().unwrap().clone()]
 }
 
 fn name(user: &str) -> UserId {
@@ -390,6 +455,78 @@ fn a_full_disk_keeps_its_last_segment_for_acknowledgements_and_all_shards_refuse
     node.send(sender, chat, number, b"at last");
     node.turn();
     assert_eq!(node.count(sender, Kind::Sent), stored + 1);
+}
+
+#[test]
+fn nothing_is_taken_that_has_no_room_when_the_disk_is_found_full_late() {
+    let mut node = Node::new(2, Bounds::default());
+    let [from, to, away] = three_on_one_shard();
+    let (sender, reader, gone) = (node.log_in(0, &from, 1), node.log_in(1, &to, 1), node.log_in(2, &away, 1));
+    node.turn();
+    // What waits for the one that is away keeps every segment.
+    let mut next = [(node.pair(sender, &from, &to), 1), (node.pair(sender, &from, &away), 1)];
+    node.tell(Input::Disconnected { conn: gone });
+    // The log is filled faster than the next segment is made.
+    node.disk_waits = true;
+    node.send_until_refused(sender, &mut next, 1000);
+    let refused = node.shard.counters().refused_for(Code::Overloaded);
+    let said = node.to_lanes.iter().filter(|item| matches!(item, LaneItem::NoSpace)).count();
+    node.is_found_full();
+    node.send_until_refused(sender, &mut next, 1000);
+    let full = node.shard.counters().refused_for(Code::StorageFull);
+    // With the making of the chat there is one more than was sent.
+    assert_eq!(node.read(reader, 0) as u64, next[0].1, "who is there gets all that was taken");
+    assert_eq!(node.count(sender, Kind::Sent) as u64, next[0].1 + next[1].1 - 2);
+    // Only what the one that is away has not fetched waits.
+    assert_eq!(node.shard.waiting() as u64, next[1].1);
+    assert_eq!((refused, full), (1, 1), "the next segment might yet have come");
+    assert!(said >= 1, "what another shard takes has no room here either");
+}
+
+#[test]
+fn starts_on_a_full_disk_do_not_use_up_what_is_kept_for_what_was_accepted() {
+    let mut node = Node::new(1, Bounds::default());
+    let [from, to, away] = three_on_one_shard();
+    let (mut sender, mut reader) = (node.log_in(0, &from, 1), node.log_in(1, &to, 1));
+    let gone = node.log_in(2, &away, 1);
+    node.turn();
+    let mut next = [(node.pair(sender, &from, &to), 1), (node.pair(sender, &from, &away), 1)];
+    node.tell(Input::Disconnected { conn: gone });
+    node.disk_full = true;
+    node.send_until_refused(sender, &mut next, 1000);
+    let mut has = node.read(reader, 0);
+    assert_eq!(has as u64, next[0].1);
+    for start in 1..=12 {
+        // It takes a while until it knows that there is no space.
+        node.disk_waits = true;
+        node.restart(1);
+        (sender, reader) = (node.log_in(10 * start, &from, 1), node.log_in(10 * start + 1, &to, 1));
+        node.turn();
+        node.send_until_refused(sender, &mut next, 20);
+        node.is_found_full();
+        has = node.read(reader, has);
+        assert_eq!(has as u64, next[0].1, "start {start}: who is there gets all that was taken");
+    }
+    // The one that was away comes, and there is space again without another disk.
+    node.disk_full = false;
+    let gone = node.log_in(1000, &away, 1);
+    node.turn();
+    assert_eq!(node.read(gone, 0) as u64, next[1].1);
+    let stored = node.count(sender, Kind::Sent);
+    node.send_until_refused(sender, &mut next, 1);
+    assert_eq!(node.count(sender, Kind::Sent), stored + 2);
+}
+
+#[test]
+fn a_start_is_ready_when_it_knows_what_space_there_is() {
+    let mut disk = RamDisk::new(0, 7);
+    let shard = open(1, Bounds::default(), &mut disk);
+    let mut node = Node::new(1, Bounds::default());
+    (node.shard, node.disk, node.disk_waits) = (shard, disk, true);
+    node.turns(50);
+    assert!(!node.shard.is_ready(), "of one segment there is nothing that could be taken");
+    node.is_found_full();
+    assert!(node.shard.is_ready(), "who is there is served");
 }
 
 #[test]

@@ -172,13 +172,17 @@ fn a_checkpoint_that_does_not_read_back_as_it_was_written_never_counts() {
 
 /// Writes a checkpoint with one piece of so many bytes.
 fn put_checkpoint(log: &mut Log, disk: &FileDisk, bytes: usize) -> u64 {
+    let keep_from = log.newest_checkpoint().map_or(0, |newest| newest.number);
+    put_checkpoint_beside(log, disk, bytes, keep_from)
+}
+
+fn put_checkpoint_beside(log: &mut Log, disk: &FileDisk, bytes: usize, keep_from: u64) -> u64 {
     let mut writer = log.begin_checkpoint(log.position()).unwrap();
     let checkpoint = writer.checkpoint();
     let mut out = Vec::new();
     writer.begin(&mut out);
     writer.piece(&vec![7; bytes], &mut out);
     writer.end(log.position().batch, &mut out);
-    let keep_from = log.newest_checkpoint().map_or(0, |newest| newest.number);
     let mut file = disk.begin_checkpoint(checkpoint.number).unwrap();
     file.write_all(&out).unwrap();
     disk.finish_checkpoint(&file, checkpoint.number, keep_from).unwrap();
@@ -210,13 +214,25 @@ fn checkpoints_are_written_into_bytes_that_the_disk_keeps_for_them() {
     disk.begin_checkpoint(6).unwrap();
     drop(log);
     let mut disk = FileDisk::open(dir.path(), OPTIONS.shard).unwrap();
-    let (_, recovered, _) = open(OPTIONS, &mut disk).unwrap();
+    let (mut log, recovered, _) = open(OPTIONS, &mut disk).unwrap();
     assert_eq!((recovered.checkpoint, recovered.checkpoints_damaged), (Some(5), 0));
-    let mut names: Vec<_> =
-        fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.retain(|name| !name.ends_with(".seg"));
-    names.sort_unstable();
-    assert_eq!(names, ["0.reserve", "0000000004.ckpt", "0000000005.ckpt"]);
+    let names = || {
+        let names = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<_> = names.filter(|name| !name.ends_with(".seg")).collect();
+        names.sort_unstable();
+        names
+    };
+    assert_eq!(names(), ["0.reserve", "0000000004.ckpt", "0000000005.ckpt"]);
+    // A crash when the new one was in its place and the oldest was there yet: no other file has bytes for the next.
+    put_checkpoint_beside(&mut log, &disk, 10, 0);
+    assert_eq!(names(), ["0000000004.ckpt", "0000000005.ckpt", "0000000006.ckpt"]);
+    let oldest = facts("0000000004.ckpt".to_owned());
+    let mut disk = FileDisk::open(dir.path(), OPTIONS.shard).unwrap();
+    let (_, recovered, _) = open(OPTIONS, &mut disk).unwrap();
+    assert_eq!(recovered.checkpoint, Some(6));
+    disk.reserve_checkpoint(KEPT).unwrap();
+    assert_eq!(names(), ["0.reserve", "0000000005.ckpt", "0000000006.ckpt"]);
+    assert_eq!(facts("0.reserve".to_owned()), oldest);
 }
 
 #[test]

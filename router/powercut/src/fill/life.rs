@@ -60,6 +60,9 @@ const BALLAST_AFTER: (u64, u64) = (1, 60);
 const KILLED_EARLY_PER_MILLE: u64 = 200;
 const KILLED_FULL_PER_MILLE: u64 = 300;
 
+/// How many times in a row while it does: no start may use up what is kept for what was accepted.
+const KILLS_FULL: (u64, u64) = (1, 6);
+
 /// Of the server under test.
 const SEGMENT_SIZE: &str = "1MiB";
 const FORGET_AFTER: &str = "1s";
@@ -253,8 +256,11 @@ impl Life<'_> {
         self.run_with("refusals", Life::say_more, refused)?;
         self.check_service(first)?;
         if self.chance.per_mille(KILLED_FULL_PER_MILLE) {
-            self.kill_and_start()?;
-            self.check_service(first)?;
+            let (low, high) = KILLS_FULL;
+            for _ in 0..self.chance.between(low, high) {
+                self.kill_and_start()?;
+                self.check_service(first)?;
+            }
         }
         // Who waits for space is refused, is refused, and is taken.
         self.heard = Default::default();

@@ -87,8 +87,8 @@ impl Pacing {
 
     /// After a piece of a segment.
     fn pause(&self, segment: SegmentId) -> Option<Duration> {
-        // In the last one that stands ahead of this the log waits for it.
-        self.pause.filter(|_| self.begun.load(Ordering::Relaxed) + 1 < segment.0)
+        // In the last but one that stands ahead of this sends are refused for want of it.
+        self.pause.filter(|_| self.begun.load(Ordering::Relaxed) + 2 < segment.0)
     }
 }
 
@@ -404,12 +404,12 @@ mod tests {
     }
 
     #[test]
-    fn nobody_pauses_when_the_log_is_in_the_last_segment_ahead() {
-        let begun = Arc::new(AtomicU32::new(7));
+    fn nobody_pauses_when_the_log_is_in_the_last_segment_but_one_ahead() {
+        let begun = Arc::new(AtomicU32::new(6));
         let pacing =
             Pacing { begun: Arc::clone(&begun), pause: Some(PIECE_PAUSE_MAX), pauses_max: Duration::MAX, asked: None };
         assert_eq!(pacing.pause(SegmentId(9)), Some(PIECE_PAUSE_MAX));
-        begun.store(8, Ordering::Relaxed);
+        begun.store(7, Ordering::Relaxed);
         assert_eq!(pacing.pause(SegmentId(9)), None);
         assert_eq!(pacing.pause(SegmentId(8)), None, "nor when it has not even that");
     }
