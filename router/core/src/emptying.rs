@@ -203,11 +203,15 @@ impl Shard {
                     self.learn_of_rotten(fx, place);
                 }
             }
-            ColdDone::Erased(erase) if erase.is_done() => {
-                self.counters.erased_bytes += erase.written();
-                self.log.erased(&erase);
+            ColdDone::Erased(mut erase) => {
+                self.learn_of_unreadable(fx, erase.segment(), erase.take_damage());
+                if erase.is_done() {
+                    self.counters.erased_bytes += erase.written();
+                    self.log.erased(&erase);
+                } else {
+                    self.emptying.erasing.push_back(erase);
+                }
             }
-            ColdDone::Erased(erase) => self.emptying.erasing.push_back(erase),
             ColdDone::Sorted(sort) => self.on_sorted(sort),
         }
         self.work_on_cold(fx);
@@ -219,6 +223,21 @@ impl Shard {
         let rot = Rot { segment, offset, bytes, reason: RotReason::Batch, loss: Loss::Unknown };
         let checked = Checked { segment, end: u32::MAX, rot: vec![rot], ..Checked::default() };
         self.learn(fx, &checked);
+    }
+
+    /// Something in a cold segment cannot be read. Whoever waits for it is in repair; where nobody does the disk is to be looked
+    /// after all the same.
+    fn learn_of_unreadable(&mut self, fx: &mut Effects, segment: SegmentId, rot: Vec<Rot>) {
+        if rot.is_empty() {
+            return;
+        }
+        let checked = Checked { segment, end: u32::MAX, rot, ..Checked::default() };
+        self.learn(fx, &checked);
+        for rot in checked.rot {
+            if !self.rot.contains(&rot) {
+                self.note(Rot { loss: Loss::Nothing, ..rot });
+            }
+        }
     }
 
     /// What is left is tried anew with the next checkpoint.
