@@ -270,6 +270,15 @@ struct ColdSegment {
     payloads: Option<usize>,
     /// Bytes of those that are pointed to, as they were last counted.
     live_bytes: u64,
+    /// Erasing failed: what is read of it may be zeros that are in the page cache only, and pass for clean there.
+    is_unsure: bool,
+}
+
+impl ColdSegment {
+    /// One that is written so far, without anything in it.
+    fn new(segment: Segment, end: u32) -> ColdSegment {
+        ColdSegment { segment, end, settled: end, payloads: Some(0), live_bytes: 0, is_unsure: false }
+    }
 }
 
 /// The cold segments of a log in memory.
@@ -287,9 +296,8 @@ pub(crate) struct Cold {
 impl Cold {
     pub(crate) fn new(found: Vec<(SegmentId, Segment)>, size_bytes: u32) -> Cold {
         let next = found.last().map_or(SegmentId::COLD, |(id, _)| id.next());
-        let whole =
-            |segment| ColdSegment { segment, end: size_bytes, settled: size_bytes, payloads: None, live_bytes: 0 };
-        let list = found.into_iter().map(|(id, segment)| (id, whole(segment))).collect();
+        let whole = |(id, segment)| (id, ColdSegment { payloads: None, ..ColdSegment::new(segment, size_bytes) });
+        let list = found.into_iter().map(whole).collect();
         // One that was begun before the start is not gone on with: what a crash left at its end is not looked for.
         Cold { list, holds: BTreeMap::new(), tail: None, next, copying: false, making: false }
     }
@@ -397,11 +405,9 @@ impl Cold {
         if let Some(mapping) = &copied.mapping {
             let generation = SegmentHeader::decode(mapping).map_or(0, |header| header.generation);
             let segment = Segment::new(mapping.clone(), generation, false);
-            let start = FIRST_BATCH_OFFSET;
-            let new = ColdSegment { segment, end: start, settled: start, payloads: Some(0), live_bytes: 0 };
-            self.list.insert(copied.segment, new);
+            self.list.insert(copied.segment, ColdSegment::new(segment, FIRST_BATCH_OFFSET));
             self.next = copied.segment.next();
-            self.tail = Some((copied.segment, start, 1));
+            self.tail = Some((copied.segment, FIRST_BATCH_OFFSET, 1));
         }
         if let (Some(it), Some(tail)) = (self.list.get_mut(&copied.segment), &mut self.tail) {
             it.end += copied.padded;
@@ -456,7 +462,7 @@ impl Cold {
         if it.settled < it.end && it.payloads.is_some() || it.payloads == Some(keep.len()) {
             return None;
         }
-        Some(Erase::new(Source::of(id, &it.segment), keep, it.settled))
+        Some(Erase::new(Source::of(id, &it.segment), keep, it.settled, it.is_unsure))
     }
 
     pub(crate) fn erased(&mut self, erase: &Erase) {
@@ -464,8 +470,19 @@ impl Cold {
         if !erase.has_read_all() {
             // What could not be read is looked at again.
             it.payloads = None;
-        } else if it.settled == it.end && erase.below() == it.end {
+            return;
+        }
+        // All that the one that failed may have written lies before what is settled by now.
+        it.is_unsure &= !erase.writes_all();
+        if it.settled == it.end && erase.below() == it.end {
             it.payloads = Some(erase.kept());
+        }
+    }
+
+    /// After a failed write the page cache may pass for clean although the disk has nothing of it.
+    pub(crate) fn erase_failed(&mut self, id: SegmentId) {
+        if let Some(it) = self.list.get_mut(&id) {
+            (it.payloads, it.is_unsure) = (None, true);
         }
     }
 

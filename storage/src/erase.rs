@@ -23,6 +23,8 @@ pub struct Erase {
     /// Where the next step begins, and where it ends.
     next: u32,
     below: u32,
+    /// What is read may not be what is on the disk: all that is to be zeros is written, though it looks as if it were.
+    writes_all: bool,
     /// Bytes that were written so far.
     written: u64,
     /// What cannot be read and was not told yet.
@@ -31,8 +33,8 @@ pub struct Erase {
 
 impl Erase {
     /// Of what lies in a segment before `below`.
-    pub(crate) fn new(source: Source, keep: Vec<(u32, u32)>, below: u32) -> Erase {
-        Erase { source, keep, next: FIRST_BATCH_OFFSET, below, written: 0, damage: Vec::new() }
+    pub(crate) fn new(source: Source, keep: Vec<(u32, u32)>, below: u32, writes_all: bool) -> Erase {
+        Erase { source, keep, next: FIRST_BATCH_OFFSET, below, writes_all, written: 0, damage: Vec::new() }
     }
 
     /// Which segment.
@@ -60,6 +62,11 @@ impl Erase {
         self.keep.len()
     }
 
+    /// Whether it goes by nothing that is read.
+    pub(crate) fn writes_all(&self) -> bool {
+        self.writes_all
+    }
+
     /// Where it ends.
     pub(crate) fn below(&self) -> u32 {
         self.below
@@ -85,8 +92,9 @@ impl Erase {
                 continue;
             }
             let now = &self.source.view[at..at + len];
-            let wanted = self.wanted(now, header.as_ref());
-            let changes = self.changes(now, &wanted);
+            let stays = self.stays(now, header.as_ref());
+            let wanted: Vec<u8> = now.iter().zip(&stays).map(|(byte, stays)| byte * u8::from(*stays)).collect();
+            let changes = self.changes(now, &wanted, &stays);
             let place = |change: &Range<usize>| (self.next + change.start as u32, &wanted[change.clone()]);
             let writes: Vec<(u32, &[u8])> = changes.iter().map(place).collect();
             disk.write_each(self.source.id, &writes)?;
@@ -112,11 +120,13 @@ impl Erase {
 
     /// The runs of pages that are to be written. What lies between them stays untouched: what is wanted there may be all that there
     /// is of it.
-    fn changes(&self, now: &[u8], wanted: &[u8]) -> Vec<Range<usize>> {
+    fn changes(&self, now: &[u8], wanted: &[u8], stays: &[bool]) -> Vec<Range<usize>> {
         let page = PAGE_BYTES as usize;
         let is_to_be_written = |from: usize| {
             let range = from..from + page;
-            now[range.clone()] != wanted[range] && self.source.is_readable(self.next + from as u32)
+            let differs =
+                now[range.clone()] != wanted[range.clone()] || self.writes_all && stays[range].contains(&false);
+            differs && self.source.is_readable(self.next + from as u32)
         };
         let mut changes: Vec<Range<usize>> = Vec::new();
         for from in (0..now.len()).step_by(page).filter(|from| is_to_be_written(*from)) {
@@ -142,12 +152,12 @@ impl Erase {
         *next < page.saturating_add(BATCH_MAX_BYTES) && between.all(|page| self.header(page).is_none())
     }
 
-    /// A batch, or a page that is not in one, as it is to be.
-    fn wanted(&self, now: &[u8], header: Option<&BatchHeader>) -> Vec<u8> {
-        let mut wanted = vec![0; now.len()];
+    /// Which bytes of a batch, or of a page that is not in one, stay. All others are to be zeros.
+    fn stays(&self, now: &[u8], header: Option<&BatchHeader>) -> Vec<bool> {
+        let mut stays = vec![false; now.len()];
         let mut stay = |from: usize, to: usize| {
             let (from, to) = (from.min(now.len()), to.min(now.len()));
-            wanted[from..to].copy_from_slice(&now[from..to]);
+            stays[from..to].fill(true);
         };
         if let Some(header) = header {
             stay(0, BATCH_HEADER_BYTES as usize);
@@ -174,6 +184,6 @@ impl Erase {
             let from = (offset - RECORD_HEADER_BYTES).saturating_sub(self.next);
             stay(from as usize, (offset + len).saturating_sub(self.next) as usize);
         }
-        wanted
+        stays
     }
 }

@@ -603,6 +603,11 @@ impl Log {
         self.segments.cold.erased(erase);
     }
 
+    /// A step of erasing in this segment failed. It is planned again, and then all that is to be zeros is written, whatever is read.
+    pub fn erase_failed(&mut self, id: SegmentId) {
+        self.segments.cold.erase_failed(id);
+    }
+
     /// The next batch begins in the next segment.
     fn roll(&mut self) {
         if let Some(segment) = self.segments.get_mut(self.tail_segment) {

@@ -63,6 +63,25 @@ impl Marks {
     }
 }
 
+/// Work that was given out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum UnderWay {
+    Sort,
+    Copy,
+    /// A step of it.
+    Erase(SegmentId),
+}
+
+impl UnderWay {
+    fn of(work: &ColdWork) -> UnderWay {
+        match work {
+            ColdWork::Sort(_) => UnderWay::Sort,
+            ColdWork::Copy(_) => UnderWay::Copy,
+            ColdWork::Erase(erase) => UnderWay::Erase(erase.segment()),
+        }
+    }
+}
+
 /// Between two checkpoints.
 #[derive(Debug, Default)]
 pub(crate) struct Emptying {
@@ -77,7 +96,7 @@ pub(crate) struct Emptying {
     noted: Option<ColdSort>,
     sources: Vec<SegmentId>,
     /// Given out and not answered.
-    is_working: bool,
+    under_way: Option<UnderWay>,
     /// Something is to be erased that could not be, or not yet: with the next checkpoint.
     put_off: bool,
 }
@@ -85,7 +104,7 @@ pub(crate) struct Emptying {
 impl Shard {
     /// What the checkpoint that is begun now is to note and change.
     pub(crate) fn begin_marks(&mut self, position: Position, number: u64) -> Marks {
-        let Emptying { begun, queue, copied, noted, is_working, .. } = &mut self.emptying;
+        let Emptying { begun, queue, copied, noted, under_way, .. } = &mut self.emptying;
         let now_us = self.now.mono_us;
         begun.push_back((now_us, position.segment));
         let age_us = self.config.bounds.forget_after_us / limits::FORGET_STEPS * limits::EMPTY_AGE_STEPS;
@@ -95,7 +114,7 @@ impl Shard {
         let held = self.log.held() as usize;
         let places =
             ColdSort { found: Vec::with_capacity(held.min(limits::EMPTY_PLACES_MAX)), cold: Vec::with_capacity(held) };
-        let is_idle = queue.is_empty() && noted.is_none() && !*is_working;
+        let is_idle = queue.is_empty() && noted.is_none() && under_way.is_none();
         if !is_idle {
             return Marks { places, ..Marks::default() };
         }
@@ -122,7 +141,7 @@ impl Shard {
         self.log.settle(&marks.ends);
         self.emptying.noted = Some(marks.places);
         // Those of an earlier checkpoint that are being sorted now are theirs still: this one then has none.
-        if !self.emptying.is_working {
+        if self.emptying.under_way.is_none() {
             self.emptying.sources = marks.sources;
         }
         self.work_on_cold(fx);
@@ -169,7 +188,7 @@ impl Shard {
     }
 
     fn work_on_cold(&mut self, fx: &mut Effects) {
-        if self.emptying.is_working || self.stopping || !self.may_let_go() {
+        if self.emptying.under_way.is_some() || self.stopping || !self.may_let_go() {
             return;
         }
         // What is left to be copied was noted by the checkpoint before.
@@ -184,13 +203,13 @@ impl Shard {
             .or_else(|| copy(&mut self.log, &mut self.emptying.queue))
             .or_else(|| self.emptying.erasing.pop_front().map(ColdWork::Erase));
         if let Some(work) = work {
-            self.emptying.is_working = true;
+            self.emptying.under_way = Some(UnderWay::of(&work));
             fx.list.push(Effect::Cold(work));
         }
     }
 
     pub(crate) fn on_cold_done(&mut self, fx: &mut Effects, done: ColdDone) {
-        self.emptying.is_working = false;
+        self.emptying.under_way = None;
         match done {
             ColdDone::Copied(copied) => {
                 self.log.copied(&copied);
@@ -242,11 +261,15 @@ impl Shard {
 
     /// What is left is tried anew with the next checkpoint.
     pub(crate) fn on_cold_failed(&mut self) {
-        self.emptying.is_working = false;
+        match self.emptying.under_way.take() {
+            // What else is to be erased is not kept waiting by one that fails each time.
+            Some(UnderWay::Erase(segment)) => self.log.erase_failed(segment),
+            Some(UnderWay::Copy | UnderWay::Sort) | None => {
+                self.emptying.queue.clear();
+                self.log.copy_failed();
+            }
+        }
         self.emptying.put_off = true;
-        self.emptying.queue.clear();
-        self.emptying.erasing.clear();
-        self.log.copy_failed();
         self.counters.moves_failed += 1;
     }
 }

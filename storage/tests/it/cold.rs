@@ -448,3 +448,52 @@ fn what_cannot_be_read_is_never_overwritten() {
     }
     assert!(left > 0, "something that was dead could not be read");
 }
+
+#[test]
+fn what_is_erased_is_on_the_disk_though_a_write_of_it_failed_before() {
+    let (mut owner, cold) = large_beside_dead();
+    let keep = |owner: &Owner| owner.wanted.iter().map(|it| (it.place.offset, it.place.len)).collect();
+    let erase = owner.rig.log.plan_erase(cold, keep(&owner)).unwrap();
+    owner.rig.disk.faults.flush = true;
+    assert!(ColdWork::Erase(erase).run(&mut owner.rig.disk).is_err());
+    owner.rig.log.erase_failed(cold);
+    owner.rig.disk.faults = Default::default();
+    // From here on zeros are read that the disk does not have.
+    assert!(owner.rig.disk.unflushed().count() > 0 && owner.rig.log.cold_is_unsettled());
+    owner.erase();
+    assert!(!owner.rig.log.cold_is_unsettled());
+    owner.rig.disk = owner.rig.disk.crash(&mut |_, _| false);
+    assert_eq!(owner.on_disk(), [1, 3]);
+    owner.rig.log = Log::open_with(LARGE, &mut owner.rig.disk, &mut |_| {}, &mut |_, _, _| {}).unwrap().0;
+    owner.check(&owner.rig.log);
+}
+
+#[test]
+fn only_after_a_failure_is_written_what_is_read_as_zeros_already() {
+    let (mut owner, cold) = large_beside_dead();
+    let before = owner.rig.disk.contents(cold).unwrap();
+    // Once something more has died only its page is written; between those with something dead, four have nothing else than the
+    // payload that is wanted.
+    for (fails, dies, pages) in
+        [(false, false, 4), (false, false, 0), (true, false, 4), (false, false, 0), (false, true, 1)]
+    {
+        if fails {
+            owner.rig.log.erase_failed(cold);
+        }
+        if dies {
+            let gone = owner.wanted.pop().unwrap();
+            owner.rig.log.release(gone.place);
+        }
+        let keep = owner.wanted.iter().map(|it| (it.place.offset, it.place.len)).collect();
+        let Some(erase) = owner.rig.log.plan_erase(cold, keep) else {
+            assert_eq!(pages, 0);
+            continue;
+        };
+        let Ok(ColdDone::Erased(erase)) = ColdWork::Erase(erase).run(&mut owner.rig.disk) else { unreachable!() };
+        assert_eq!((erase.is_done(), erase.written()), (true, pages * 4096));
+        owner.rig.log.erased(&erase);
+    }
+    let after = owner.rig.disk.contents(cold).unwrap();
+    let place = owner.wanted[0].place.offset as usize..;
+    assert_eq!(after[place.clone()][..20_000], before[place][..20_000]);
+}
