@@ -42,6 +42,11 @@ impl Erase {
         self.source.id
     }
 
+    /// Whether a step of it was done.
+    pub fn is_begun(&self) -> bool {
+        self.next > FIRST_BATCH_OFFSET
+    }
+
     /// Whether nothing is left to be done.
     pub fn is_done(&self) -> bool {
         self.next >= self.below

@@ -8,10 +8,13 @@
 //! 3. The next checkpoint lets each place point to its copy, just before it goes into the image.
 //! 4. Once the one after that is there too, no checkpoint points into the segment, and it goes like any other.
 //!
+//! Overwriting all of many segments may take longer than the time between two checkpoints. It goes on beside them, one segment
+//! after the other, and nothing of the above waits for it.
+//!
 //! A crash anywhere leaves the original, or both, and copies that nobody points to: the first checkpoint after the start does
 //! not note them, so that they are overwritten.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use whimbrel_storage::{
     Checked, ColdDone, ColdErase, ColdSort, ColdWork, Location, Log, Loss, Position, Rot, RotReason, SegmentId,
@@ -73,6 +76,14 @@ enum UnderWay {
 }
 
 impl UnderWay {
+    /// Whether it has to be done before anything else can be noted that is to be moved.
+    fn is_of_a_move(self) -> bool {
+        match self {
+            UnderWay::Sort | UnderWay::Copy => true,
+            UnderWay::Erase(_) => false,
+        }
+    }
+
     fn of(work: &ColdWork) -> UnderWay {
         match work {
             ColdWork::Sort(_) => UnderWay::Sort,
@@ -91,6 +102,8 @@ pub(crate) struct Emptying {
     queue: VecDeque<Location>,
     /// Copied: from where to where, ascending.
     copied: Vec<(Location, Location)>,
+    /// Each to its end before the next. What one was planned to leave is all that waits there, however late it comes to it: since
+    /// then only some of that has died, or has moved, and what was added to the segment lies behind where it ends.
     erasing: VecDeque<ColdErase>,
     /// What the last checkpoint noted, until it is sorted, and which segments it was to empty.
     noted: Option<ColdSort>,
@@ -114,7 +127,7 @@ impl Shard {
         let held = self.log.held() as usize;
         let places =
             ColdSort { found: Vec::with_capacity(held.min(limits::EMPTY_PLACES_MAX)), cold: Vec::with_capacity(held) };
-        let is_idle = queue.is_empty() && noted.is_none() && under_way.is_none();
+        let is_idle = queue.is_empty() && noted.is_none() && !under_way.is_some_and(UnderWay::is_of_a_move);
         if !is_idle {
             return Marks { places, ..Marks::default() };
         }
@@ -141,7 +154,7 @@ impl Shard {
         self.log.settle(&marks.ends);
         self.emptying.noted = Some(marks.places);
         // Those of an earlier checkpoint that are being sorted now are theirs still: this one then has none.
-        if self.emptying.under_way.is_none() {
+        if !self.emptying.under_way.is_some_and(UnderWay::is_of_a_move) {
             self.emptying.sources = marks.sources;
         }
         self.work_on_cold(fx);
@@ -154,20 +167,28 @@ impl Shard {
             self.emptying.copied.reserve(found.len());
             self.emptying.queue = found.into();
         }
-        let ids: Vec<SegmentId> = self.log.cold_segments().filter(|id| sources.binary_search(id).is_err()).collect();
+        let ids: Vec<SegmentId> = self.log.cold_segments().collect();
         self.emptying.put_off = false;
-        for id in ids {
+        self.emptying.erasing.retain(|erase| ids.binary_search(&erase.segment()).is_ok());
+        let turns: BTreeMap<SegmentId, usize> =
+            self.emptying.erasing.iter().enumerate().map(|(turn, erase)| (erase.segment(), turn)).collect();
+        for id in ids.into_iter().filter(|id| sources.binary_search(id).is_err()) {
             if self.log.is_emptied(id) {
                 // The checkpoints that are there still point to what was moved.
                 self.emptying.put_off = true;
                 continue;
             }
-            // What is known now is more than what was when an erasing was planned that is not done.
-            self.emptying.erasing.retain(|erase| erase.segment() != id);
             let from = cold.partition_point(|place| place.segment < id);
             let to = cold.partition_point(|place| place.segment <= id);
             let keep = cold[from..to].iter().map(|place| (place.offset, place.len)).collect();
-            self.emptying.erasing.extend(self.log.plan_erase(id, keep));
+            let Some(erase) = self.log.plan_erase(id, keep) else { continue };
+            match turns.get(&id).map(|turn| &mut self.emptying.erasing[*turn]) {
+                // It would never come to its end.
+                Some(begun) if begun.is_begun() => {}
+                // More has died since, and it keeps its turn.
+                Some(planned) => *planned = erase,
+                None => self.emptying.erasing.push_back(erase),
+            }
         }
     }
 
@@ -228,7 +249,7 @@ impl Shard {
                     self.counters.erased_bytes += erase.written();
                     self.log.erased(&erase);
                 } else {
-                    self.emptying.erasing.push_back(erase);
+                    self.emptying.erasing.push_front(erase);
                 }
             }
             ColdDone::Sorted(sort) => self.on_sorted(sort),
