@@ -17,7 +17,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use whimbrel_storage::{
-    Checked, ColdDone, ColdErase, ColdSort, ColdWork, Location, Log, Loss, Position, Rot, RotReason, SegmentId,
+    ColdDone, ColdErase, ColdSort, ColdWork, Location, Log, Loss, Position, Rot, RotReason, SegmentId,
 };
 
 use crate::io::{Effect, Effects};
@@ -239,12 +239,10 @@ impl Shard {
                 self.counters.moved_padding += u64::from(copied.padded).saturating_sub(copied.bytes);
                 self.counters.moves_rotten += copied.rotten.len() as u64;
                 self.emptying.copied.extend(copied.moved);
-                for place in copied.rotten {
-                    self.learn_of_rotten(fx, place);
-                }
+                self.learn_of_rotten(fx, &copied.rotten);
             }
             ColdDone::Erased(mut erase) => {
-                self.learn_of_unreadable(fx, erase.segment(), erase.take_damage());
+                self.learn_of_unreadable(fx, erase.take_damage());
                 if erase.is_done() {
                     self.counters.erased_bytes += erase.written();
                     self.log.erased(&erase);
@@ -257,23 +255,26 @@ impl Shard {
         self.work_on_cold(fx);
     }
 
-    /// A place that waits could not be copied, for it is not as it was written.
-    fn learn_of_rotten(&mut self, fx: &mut Effects, place: Location) {
-        let Location { segment, offset, len: bytes } = place;
-        let rot = Rot { segment, offset, bytes, reason: RotReason::Batch, loss: Loss::Unknown };
-        let checked = Checked { segment, end: u32::MAX, rot: vec![rot], ..Checked::default() };
-        self.learn(fx, &checked);
+    /// Places that wait could not be copied, for they are not as they were written.
+    fn learn_of_rotten(&mut self, fx: &mut Effects, places: &[Location]) {
+        let rot = |place: &Location| {
+            let Location { segment, offset, len: bytes } = *place;
+            Rot { segment, offset, bytes, reason: RotReason::Batch, loss: Loss::Unknown }
+        };
+        if !places.is_empty() {
+            self.learn_of(fx, &places.iter().map(rot).collect(), |_| None);
+        }
     }
 
     /// Something in a cold segment cannot be read. Whoever waits for it is in repair; where nobody does the disk is to be looked
     /// after all the same.
-    fn learn_of_unreadable(&mut self, fx: &mut Effects, segment: SegmentId, rot: Vec<Rot>) {
-        if rot.is_empty() {
+    fn learn_of_unreadable(&mut self, fx: &mut Effects, rots: Vec<Rot>) {
+        if rots.is_empty() {
             return;
         }
-        let checked = Checked { segment, end: u32::MAX, rot, ..Checked::default() };
-        self.learn(fx, &checked);
-        for rot in checked.rot {
+        let rots = rots.into_iter().collect();
+        self.learn_of(fx, &rots, |_| None);
+        for rot in rots {
             if !self.rot.contains(&rot) {
                 self.note(Rot { loss: Loss::Nothing, ..rot });
             }

@@ -49,13 +49,13 @@ impl Node {
 
     /// It has not had a turn yet.
     fn open(disk: RamDisk) -> Node {
-        Node::open_with(disk, SEGMENT_BYTES, Bounds { image_places: 1, sorted_places: 1, ..Bounds::default() })
+        Node::open_with(disk, SEGMENT_BYTES, 1, Bounds { image_places: 1, sorted_places: 1, ..Bounds::default() })
     }
 
-    fn open_with(mut disk: RamDisk, segment_bytes: u32, bounds: Bounds) -> Node {
+    fn open_with(mut disk: RamDisk, segment_bytes: u32, partitions: u16, bounds: Bounds) -> Node {
         let bounds = Bounds { forget_after_us: 8 * STEP_US, ..bounds };
         let options = LogOptions { segment_size: segment_bytes, ..LogOptions::new(0) };
-        let config = ShardConfig { shard: ShardId(0), shards: 1, partitions: 1, token_key: [0; 32], seed: 1, bounds };
+        let config = ShardConfig { shard: ShardId(0), shards: 1, partitions, token_key: [0; 32], seed: 1, bounds };
         let shard = Shard::open(config, options, &mut disk).unwrap();
         let now = Now { mono_us: 1, wall_ms: 1000 };
         let (fx, builder) = (Effects::default(), Builder::default());
@@ -368,7 +368,7 @@ fn large(mark: u8, number: u64) -> Vec<u8> {
 fn erasing_that_outlasts_checkpoints_comes_to_its_end_and_keeps_nothing_from_moving() {
     const LARGE_SEGMENT_BYTES: u32 = 3 << 20;
     let bounds = Bounds { image_places: 64, ..Bounds::default() };
-    let mut node = Node::open_with(RamDisk::new(0, 7), LARGE_SEGMENT_BYTES, bounds);
+    let mut node = Node::open_with(RamDisk::new(0, 7), LARGE_SEGMENT_BYTES, 1, bounds);
     (0..12).for_each(|_| node.turn(2000));
     let alice = node.log_in(0, "alice");
     let friends = [(1, "bob", b'B'), (2, "carol", b'C')];
@@ -431,7 +431,57 @@ fn erasing_that_outlasts_checkpoints_comes_to_its_end_and_keeps_nothing_from_mov
     assert!(emptied_at.is_some_and(|at| at < steps / 2), "moved at step {emptied_at:?} of {steps}");
     assert_eq!(node.shard.counters().moves_failed, 1);
     assert!(!hot(&node).iter().any(|id| before.contains(id)), "all that were there are let go of");
-    let mut after = Node::open_with(node.disk.crash(&mut |_, _| false), LARGE_SEGMENT_BYTES, bounds);
+    let mut after = Node::open_with(node.disk.crash(&mut |_, _| false), LARGE_SEGMENT_BYTES, 1, bounds);
     (0..12).for_each(|_| after.turn(2000));
     assert_eq!(after.shard.waiting() as u64, next[1] - 1, "nothing is lost");
+}
+
+#[test]
+fn what_waits_is_compared_once_with_all_that_is_found_damaged_at_a_time() {
+    let mut node = Node::open_with(RamDisk::new(0, 7), SEGMENT_BYTES, 2, Bounds::default());
+    (0..40).for_each(|_| node.turn(2000));
+    let alice = node.log_in(0, "alice");
+    let other = ["carol", "dave", "erin", "frank", "grace"].into_iter().find(|other| {
+        let of = |user: &str| route::partition_of_user(&name(user), 2);
+        of(other) != of("bob")
+    });
+    let each = 1000;
+    for (slot, friend) in [(1, "bob"), (2, other.unwrap())] {
+        let conn = node.log_in(slot, friend);
+        (0..20).for_each(|_| node.turn(2000));
+        // That there is a chat is delivered before anything is sent.
+        node.sent = 0;
+        let chat = node.pair(alice, "alice", friend);
+        node.tell(Input::Disconnected { conn });
+        for number in 1..=each {
+            node.send(alice, chat, number);
+            if number % 50 == 0 {
+                (0..4).for_each(|_| node.turn(2000));
+            }
+        }
+        if friend != "bob" {
+            continue;
+        }
+        // The head of each batch is damaged, and with it all that waits so far.
+        let ids: Vec<SegmentId> = node.disk.segments().collect();
+        for id in ids {
+            for page in (4096..SEGMENT_BYTES).step_by(4096) {
+                if node.disk.read(id, page, 1) != Some(vec![0]) {
+                    node.disk.flip_bit(id, page, 1).unwrap();
+                }
+            }
+        }
+    }
+    let places = node.shard.waiting() as u64;
+    assert!(places >= 2 * each, "{places} wait");
+    let mut compared = 0;
+    while node.shard.in_repair().count() == 0 {
+        node.turn(STEP_US / 2);
+        let before = std::mem::replace(&mut compared, node.shard.compared());
+        assert!(compared - before <= places, "{} of {places} at once", compared - before);
+    }
+    assert!(compared > each && node.shard.in_repair().count() == 1, "whoever lost nothing is compared as well");
+    let counters = node.shard.counters();
+    assert!(counters.moves_rotten > each / 2, "{}", counters.moves_rotten);
+    assert_eq!(counters.rot_found, counters.moves_rotten, "each is told once");
 }
