@@ -6,20 +6,19 @@
 //! that was pointed to, of kind [`RecordKind::Moved`]; its payload is as it was, or zeros. Batches are numbered from 1 in each
 //! segment.
 //!
-//! The work is carried out off the core: [`ColdWork::run`].
+//! The work is carried out off the core: [`ColdWork::run`]; overwriting is in `erase.rs`.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::ops::Range;
 
 use bytes::Bytes;
 
+use crate::erase::Erase;
 use crate::layout::{self, BATCH_HEADER_BYTES, BatchHeader, FIRST_BATCH_OFFSET, RECORD_HEADER_BYTES, SegmentHeader};
-use crate::limits::{BATCH_MAX_BYTES, PAGE_BYTES};
+use crate::limits::PAGE_BYTES;
 use crate::segments::Segment;
-use crate::{Disk, Location, LogOptions, RecordHeader, RecordKind, SegmentId};
-
-/// Bytes that one step of erasing looks at.
-const ERASE_STEP_BYTES: u32 = 1 << 20;
+use crate::{Disk, Location, LogOptions, ReadInPart, RecordHeader, RecordKind, SegmentId};
 
 /// Work on cold segments, for a thread that may wait for the disk.
 #[derive(Debug)]
@@ -99,22 +98,31 @@ pub struct Copy {
 /// A segment as it is read. Its generation is known from its start on: what its first page says may be damaged.
 #[derive(Debug)]
 pub(crate) struct Source {
-    id: SegmentId,
-    view: Bytes,
-    generation: u64,
+    pub(crate) id: SegmentId,
+    pub(crate) view: Bytes,
+    pub(crate) generation: u64,
+    /// Pages that could not be read, ascending.
+    pub(crate) unreadable: Vec<Range<u32>>,
 }
 
 impl Source {
     pub(crate) fn of(id: SegmentId, segment: &Segment) -> Source {
-        Source { id, view: segment.view().clone(), generation: segment.generation }
+        let (view, generation) = (segment.view().clone(), segment.generation);
+        Source { id, view, generation, unreadable: Vec::new() }
     }
 
     /// What cannot be read is zeros from here on, and no record.
-    fn read_in(&mut self, disk: &mut dyn Disk) -> io::Result<()> {
-        if let Some(copy) = disk.read_in(self.id, &self.view)? {
-            self.view = copy;
+    pub(crate) fn read_in(&mut self, disk: &mut dyn Disk) -> io::Result<()> {
+        if let Some(ReadInPart { bytes, unreadable }) = disk.read_in(self.id, &self.view)? {
+            (self.view, self.unreadable) = (bytes, unreadable);
         }
         Ok(())
+    }
+
+    /// Whether the page that begins here is as the disk gives it.
+    pub(crate) fn is_readable(&self, page: u32) -> bool {
+        let behind = self.unreadable.partition_point(|pages| pages.end <= page);
+        self.unreadable.get(behind).is_none_or(|pages| pages.start >= page + PAGE_BYTES)
     }
 }
 
@@ -251,120 +259,6 @@ fn in_batch<'a>(batch: &'a [u8], header: &BatchHeader, mut each: impl FnMut(Reco
     }
 }
 
-/// A cold segment of which all is to be zeros but its headers and what is pointed to.
-#[derive(Debug)]
-pub struct Erase {
-    source: Source,
-    /// Place and length of each payload that stays, ascending.
-    keep: Vec<(u32, u32)>,
-    /// Where the next step begins, and where it ends.
-    next: u32,
-    below: u32,
-    /// Bytes that were written so far.
-    written: u64,
-}
-
-impl Erase {
-    /// Which segment.
-    pub fn segment(&self) -> SegmentId {
-        self.source.id
-    }
-
-    /// Whether nothing is left to be done.
-    pub fn is_done(&self) -> bool {
-        self.next >= self.below
-    }
-
-    /// Bytes that it has written so far.
-    pub fn written(&self) -> u64 {
-        self.written
-    }
-
-    fn step(&mut self, disk: &mut dyn Disk) -> io::Result<()> {
-        if self.next == FIRST_BATCH_OFFSET {
-            self.source.read_in(disk)?;
-        }
-        let until = self.next.saturating_add(ERASE_STEP_BYTES).min(self.below);
-        while self.next < until {
-            let at = self.next as usize;
-            let header = self.header(self.next);
-            let len = header.map_or(PAGE_BYTES, |header| layout::padded(header.length)) as usize;
-            if header.is_none() && self.may_be_of_batch(self.next) {
-                self.next += len as u32;
-                continue;
-            }
-            let now = &self.source.view[at..at + len];
-            let wanted = self.wanted(now, header.as_ref());
-            if let Some(changed) = difference(now, &wanted) {
-                let offset = self.next + changed.start as u32;
-                disk.write(self.source.id, offset, &wanted[changed.clone()])?;
-                self.written += changed.len() as u64;
-            }
-            self.next += len as u32;
-        }
-        Ok(())
-    }
-
-    fn header(&self, at: u32) -> Option<BatchHeader> {
-        BatchHeader::at(&self.source.view, at, self.source.generation)
-    }
-
-    /// Whether a page without the header of a batch may be of one of which something is pointed to: then its header is damaged,
-    /// and all of it stays, for with its bytes back what is pointed to is found again.
-    fn may_be_of_batch(&self, page: u32) -> bool {
-        let Some((next, _)) = self.keep.get(self.keep.partition_point(|(offset, len)| offset + len <= page)) else {
-            return false;
-        };
-        let mut between = (page..=*next).step_by(PAGE_BYTES as usize);
-        *next < page.saturating_add(BATCH_MAX_BYTES) && between.all(|page| self.header(page).is_none())
-    }
-
-    /// A batch, or a page that is not in one, as it is to be.
-    fn wanted(&self, now: &[u8], header: Option<&BatchHeader>) -> Vec<u8> {
-        let mut wanted = vec![0; now.len()];
-        let mut stay = |from: usize, to: usize| {
-            let (from, to) = (from.min(now.len()), to.min(now.len()));
-            wanted[from..to].copy_from_slice(&now[from..to]);
-        };
-        if let Some(header) = header {
-            stay(0, BATCH_HEADER_BYTES as usize);
-            let seed = layout::record_seed(header.number);
-            let mut at = BATCH_HEADER_BYTES as usize;
-            for _ in 0..header.records {
-                let offset = header.offset + at as u32;
-                let Some((_, len)) = layout::decode_record_header(&now[at..], seed, offset) else {
-                    // Damaged. Behind it nothing is found before its bytes are back, and then only with all that lies between.
-                    let end = self.next + now.len() as u32;
-                    if self.keep.iter().any(|(place, _)| (offset..end).contains(place)) {
-                        stay(at, now.len());
-                    }
-                    break;
-                };
-                stay(at, at + RECORD_HEADER_BYTES as usize);
-                at += layout::record_bytes(len);
-            }
-        }
-        // Where a header is not what it was, what is pointed to is kept all the same.
-        let first = self.keep.partition_point(|(offset, len)| offset + len <= self.next);
-        let end = self.next + now.len() as u32;
-        for (offset, len) in self.keep[first..].iter().take_while(|(offset, _)| offset - RECORD_HEADER_BYTES < end) {
-            let from = (offset - RECORD_HEADER_BYTES).saturating_sub(self.next);
-            stay(from as usize, (offset + len).saturating_sub(self.next) as usize);
-        }
-        wanted
-    }
-}
-
-/// The pages, from the first to the last, in which these differ.
-fn difference(now: &[u8], wanted: &[u8]) -> Option<std::ops::Range<usize>> {
-    let page = PAGE_BYTES as usize;
-    let differs = |n: &usize| now[n * page..(n + 1) * page] != wanted[n * page..(n + 1) * page];
-    let pages = now.len() / page;
-    let first = (0..pages).find(differs)?;
-    let last = (first..pages).rev().find(differs)?;
-    Some(first * page..(last + 1) * page)
-}
-
 /// A cold segment that is there.
 struct ColdSegment {
     segment: Segment,
@@ -376,6 +270,15 @@ struct ColdSegment {
     payloads: Option<usize>,
     /// Bytes of those that are pointed to, as they were last counted.
     live_bytes: u64,
+    /// Erasing failed: what is read of it may be zeros that are in the page cache only, and pass for clean there.
+    is_unsure: bool,
+}
+
+impl ColdSegment {
+    /// One that is written so far, without anything in it.
+    fn new(segment: Segment, end: u32) -> ColdSegment {
+        ColdSegment { segment, end, settled: end, payloads: Some(0), live_bytes: 0, is_unsure: false }
+    }
 }
 
 /// The cold segments of a log in memory.
@@ -393,9 +296,8 @@ pub(crate) struct Cold {
 impl Cold {
     pub(crate) fn new(found: Vec<(SegmentId, Segment)>, size_bytes: u32) -> Cold {
         let next = found.last().map_or(SegmentId::COLD, |(id, _)| id.next());
-        let whole =
-            |segment| ColdSegment { segment, end: size_bytes, settled: size_bytes, payloads: None, live_bytes: 0 };
-        let list = found.into_iter().map(|(id, segment)| (id, whole(segment))).collect();
+        let whole = |(id, segment)| (id, ColdSegment { payloads: None, ..ColdSegment::new(segment, size_bytes) });
+        let list = found.into_iter().map(whole).collect();
         // One that was begun before the start is not gone on with: what a crash left at its end is not looked for.
         Cold { list, holds: BTreeMap::new(), tail: None, next, copying: false, making: false }
     }
@@ -503,11 +405,9 @@ impl Cold {
         if let Some(mapping) = &copied.mapping {
             let generation = SegmentHeader::decode(mapping).map_or(0, |header| header.generation);
             let segment = Segment::new(mapping.clone(), generation, false);
-            let start = FIRST_BATCH_OFFSET;
-            let new = ColdSegment { segment, end: start, settled: start, payloads: Some(0), live_bytes: 0 };
-            self.list.insert(copied.segment, new);
+            self.list.insert(copied.segment, ColdSegment::new(segment, FIRST_BATCH_OFFSET));
             self.next = copied.segment.next();
-            self.tail = Some((copied.segment, start, 1));
+            self.tail = Some((copied.segment, FIRST_BATCH_OFFSET, 1));
         }
         if let (Some(it), Some(tail)) = (self.list.get_mut(&copied.segment), &mut self.tail) {
             it.end += copied.padded;
@@ -562,21 +462,27 @@ impl Cold {
         if it.settled < it.end && it.payloads.is_some() || it.payloads == Some(keep.len()) {
             return None;
         }
-        Some(Erase {
-            source: Source::of(id, &it.segment),
-            keep,
-            next: FIRST_BATCH_OFFSET,
-            below: it.settled,
-            written: 0,
-        })
+        Some(Erase::new(Source::of(id, &it.segment), keep, it.settled, it.is_unsure))
     }
 
     pub(crate) fn erased(&mut self, erase: &Erase) {
-        if let Some(it) = self.list.get_mut(&erase.source.id)
-            && it.settled == it.end
-            && erase.below == it.end
-        {
-            it.payloads = Some(erase.keep.len());
+        let Some(it) = self.list.get_mut(&erase.segment()) else { return };
+        if !erase.has_read_all() {
+            // What could not be read is looked at again.
+            it.payloads = None;
+            return;
+        }
+        // All that the one that failed may have written lies before what is settled by now.
+        it.is_unsure &= !erase.writes_all();
+        if it.settled == it.end && erase.below() == it.end {
+            it.payloads = Some(erase.kept());
+        }
+    }
+
+    /// After a failed write the page cache may pass for clean although the disk has nothing of it.
+    pub(crate) fn erase_failed(&mut self, id: SegmentId) {
+        if let Some(it) = self.list.get_mut(&id) {
+            (it.payloads, it.is_unsure) = (None, true);
         }
     }
 

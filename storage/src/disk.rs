@@ -2,10 +2,20 @@
 //! [`RamDisk`](crate::ram::RamDisk) is memory that can lose power.
 
 use std::io;
+use std::ops::Range;
 
 use bytes::Bytes;
 
 use crate::{Arriving, SegmentId};
+
+/// Bytes of a segment of which some could not be read.
+#[derive(Clone, Debug)]
+pub struct ReadInPart {
+    /// All of it. What could not be read is zeros here.
+    pub bytes: Bytes,
+    /// What that is: whole pages, ascending.
+    pub unreadable: Vec<Range<u32>>,
+}
 
 /// Segments by number. [`Log::open`](crate::Log::open) reads and repairs through it; afterwards the log does no I/O of
 /// its own and its owner carries out what [`Log::next_write`](crate::Log::next_write) and
@@ -37,8 +47,8 @@ pub trait Disk {
     }
 
     /// Reads all bytes of a segment in, of which this is a view, before somebody looks at them. Where some cannot be read, a look
-    /// at the view would end the process: then a copy is given, in which they are zeros.
-    fn read_in(&mut self, id: SegmentId, view: &Bytes) -> io::Result<Option<Bytes>> {
+    /// at the view would end the process: then a copy is given.
+    fn read_in(&mut self, id: SegmentId, view: &Bytes) -> io::Result<Option<ReadInPart>> {
         // Memory is there already.
         let _ = (id, view);
         Ok(None)
@@ -46,6 +56,11 @@ pub trait Disk {
 
     /// Writes bytes in place. They are on stable storage when it returns.
     fn write(&mut self, id: SegmentId, offset: u32, bytes: &[u8]) -> io::Result<()>;
+
+    /// Writes all of these in their places, with one flush where that can be. They are on stable storage when it returns.
+    fn write_each(&mut self, id: SegmentId, writes: &[(u32, &[u8])]) -> io::Result<()> {
+        writes.iter().try_for_each(|(offset, bytes)| self.write(id, *offset, bytes))
+    }
 
     /// All that was written to a segment is on stable storage when it returns.
     fn sync(&mut self, id: SegmentId) -> io::Result<()>;

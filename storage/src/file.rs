@@ -13,7 +13,7 @@ use rustix::io::{Errno, ReadWriteFlags};
 
 use crate::layout::SegmentHeader;
 use crate::scrub::{FileSource, SegmentIs, Source};
-use crate::{Arriving, Disk, Position, SegmentId, end, mapping};
+use crate::{Arriving, Disk, Position, ReadInPart, SegmentId, end, mapping};
 
 /// Zeros are written in pieces of this size.
 pub const ZEROS_BYTES: usize = 256 << 10;
@@ -330,7 +330,7 @@ impl Disk for FileDisk {
         Arriving::start(segments)
     }
 
-    fn read_in(&mut self, id: SegmentId, view: &Bytes) -> io::Result<Option<Bytes>> {
+    fn read_in(&mut self, id: SegmentId, view: &Bytes) -> io::Result<Option<ReadInPart>> {
         if mapping::read_in(view).is_ok() {
             return Ok(None);
         }
@@ -340,11 +340,20 @@ impl Disk for FileDisk {
             let from = copy.len() as u32;
             copy.extend_from_slice(source.at(from..(from + ZEROS_BYTES as u32).min(view.len() as u32)));
         }
-        Ok(Some(copy.into()))
+        Ok(Some(ReadInPart { bytes: copy.into(), unreadable: source.unreadable().to_vec() }))
     }
 
     fn write(&mut self, id: SegmentId, offset: u32, bytes: &[u8]) -> io::Result<()> {
         write_durable(&self.file(id)?, u64::from(offset), bytes)
+    }
+
+    fn write_each(&mut self, id: SegmentId, writes: &[(u32, &[u8])]) -> io::Result<()> {
+        if let [(offset, bytes)] = writes {
+            return self.write(id, *offset, bytes);
+        }
+        let file = self.file(id)?;
+        writes.iter().try_for_each(|(offset, bytes)| file.write_all_at(bytes, u64::from(*offset)))?;
+        file.sync_data()
     }
 
     fn sync(&mut self, id: SegmentId) -> io::Result<()> {

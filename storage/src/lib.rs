@@ -17,6 +17,7 @@ mod cold;
 mod datadir;
 mod disk;
 mod end;
+mod erase;
 mod file;
 mod finding;
 pub mod inspect;
@@ -42,9 +43,10 @@ pub use arrive::Arriving;
 pub use checkpoint::{
     BadCheckpoint, CHECKPOINT_MAGIC, Checkpoint, CheckpointWriter, Pieces, Position, verify as verify_checkpoint,
 };
-pub use cold::{ColdDone, ColdWork, Copied, Copy as ColdCopy, Erase as ColdErase, Sort as ColdSort};
+pub use cold::{ColdDone, ColdWork, Copied, Copy as ColdCopy, Sort as ColdSort};
 pub use datadir::{Asked, DATA_FORMAT, DATA_FORMAT_OLDEST, DataDir, DataDirError, Identity, Shape, write_atomic};
-pub use disk::Disk;
+pub use disk::{Disk, ReadInPart};
+pub use erase::Erase as ColdErase;
 pub use file::{FileDisk, ZEROS_BYTES};
 pub use finding::{Finding, Place, Reason, Severity};
 pub use layout::{BATCH_HEADER_BYTES, FORMAT_VERSION, RECORD_HEADER_BYTES, record_bytes};

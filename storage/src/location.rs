@@ -63,7 +63,7 @@ impl Location {
 }
 
 /// What a record is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum RecordKind {
     /// An entry of a partition's Raft log.
@@ -90,7 +90,7 @@ impl RecordKind {
 }
 
 /// What the log keeps beside a payload. It gives no meaning to partition, term and index.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RecordHeader {
     /// What it is.
     pub kind: RecordKind,

@@ -8,7 +8,8 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use crate::checkpoint::{Checkpoint, CheckpointWriter, Position};
-use crate::cold::{Cold, Copied, Copy, Erase};
+use crate::cold::{Cold, Copied, Copy};
+use crate::erase::Erase;
 use crate::layout::{self, BATCH_HEADER_BYTES, FIRST_BATCH_OFFSET, SegmentHeader};
 use crate::recover::{self, Recovered, Replay, Tail};
 use crate::scrub::SegmentIs;
@@ -599,9 +600,14 @@ impl Log {
         if self.poisoned { None } else { self.segments.cold.plan_erase(id, keep) }
     }
 
-    /// All of it is erased.
+    /// All of it is erased that could be read: what could not is planned again.
     pub fn erased(&mut self, erase: &Erase) {
         self.segments.cold.erased(erase);
+    }
+
+    /// A step of erasing in this segment failed. It is planned again, and then all that is to be zeros is written, whatever is read.
+    pub fn erase_failed(&mut self, id: SegmentId) {
+        self.segments.cold.erase_failed(id);
     }
 
     /// The next batch begins in the next segment.

@@ -18,7 +18,7 @@ use bytes::Bytes;
 
 use crate::layout::SegmentHeader;
 use crate::limits::{PAGE_BYTES, SECTOR_BYTES};
-use crate::{Disk, SegmentId};
+use crate::{Disk, ReadInPart, SegmentId};
 
 const SECTOR: usize = SECTOR_BYTES as usize;
 
@@ -56,6 +56,8 @@ pub struct RamDisk {
     pub space_bytes: Option<u64>,
     /// It can keep bytes for the next checkpoint, as not every file system can.
     pub keeps_space: bool,
+    /// Pages that it does not give to whoever reads a segment in, ascending.
+    pub unreadable: Vec<(SegmentId, Range<u32>)>,
 }
 
 struct Segment {
@@ -85,6 +87,7 @@ impl RamDisk {
             faults: Faults::default(),
             space_bytes: None,
             keeps_space: true,
+            unreadable: Vec::new(),
         }
     }
 
@@ -352,6 +355,17 @@ impl Disk for RamDisk {
 
     fn open(&mut self, id: SegmentId) -> io::Result<Bytes> {
         if self.fails_to_read() { Err(eio("read")) } else { self.map(id) }
+    }
+
+    fn read_in(&mut self, id: SegmentId, view: &Bytes) -> io::Result<Option<ReadInPart>> {
+        let here = self.unreadable.iter().filter(|(segment, _)| *segment == id);
+        let unreadable: Vec<Range<u32>> = here.map(|(_, pages)| pages.clone()).collect();
+        if unreadable.is_empty() {
+            return Ok(None);
+        }
+        let mut bytes = view.to_vec();
+        unreadable.iter().for_each(|pages| bytes[pages.start as usize..pages.end as usize].fill(0));
+        Ok(Some(ReadInPart { bytes: bytes.into(), unreadable }))
     }
 
     fn write(&mut self, id: SegmentId, offset: u32, bytes: &[u8]) -> io::Result<()> {

@@ -9,7 +9,7 @@ use crate::layout::{self, BATCH_HEADER_BYTES, BatchHeader};
 use crate::{Location, RecordHeader, SegmentId};
 
 /// Bytes that are not what was written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rot {
     /// In which segment.
     pub segment: SegmentId,
@@ -24,7 +24,7 @@ pub struct Rot {
 }
 
 /// What rot took.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Loss {
     /// No record: padding, or a page that says nothing that is not known otherwise.
     Nothing,
@@ -35,7 +35,7 @@ pub enum Loss {
 }
 
 /// What rotted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RotReason {
     /// The first page of a segment is not one.
     SegmentHeader,

@@ -467,11 +467,11 @@ impl Shard {
         }
     }
 
-    pub(crate) fn on_read_in(&mut self, fx: &mut Effects, checked: &Checked) {
-        let segment = checked.segment;
+    pub(crate) fn on_read_in(&mut self, fx: &mut Effects, checked: Checked) {
+        let (segment, end) = (checked.segment, checked.end);
         // What is lost is known before anybody looks.
         self.learn(fx, checked);
-        self.log.warmed(segment, checked.end);
+        self.log.warmed(segment, end);
         self.cold.asked.retain(|asked| *asked != segment);
         for conn in std::mem::take(&mut self.cold.conns) {
             self.want_delivery(conn);

@@ -8,13 +8,16 @@
 //! 3. The next checkpoint lets each place point to its copy, just before it goes into the image.
 //! 4. Once the one after that is there too, no checkpoint points into the segment, and it goes like any other.
 //!
+//! Overwriting all of many segments may take longer than the time between two checkpoints. It goes on beside them, one segment
+//! after the other, and nothing of the above waits for it.
+//!
 //! A crash anywhere leaves the original, or both, and copies that nobody points to: the first checkpoint after the start does
 //! not note them, so that they are overwritten.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use whimbrel_storage::{
-    Checked, ColdDone, ColdErase, ColdSort, ColdWork, Location, Log, Loss, Position, Rot, RotReason, SegmentId,
+    ColdDone, ColdErase, ColdSort, ColdWork, Location, Log, Loss, Position, Rot, RotReason, SegmentId,
 };
 
 use crate::io::{Effect, Effects};
@@ -63,6 +66,33 @@ impl Marks {
     }
 }
 
+/// Work that was given out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum UnderWay {
+    Sort,
+    Copy,
+    /// A step of it.
+    Erase(SegmentId),
+}
+
+impl UnderWay {
+    /// Whether it has to be done before anything else can be noted that is to be moved.
+    fn is_of_a_move(self) -> bool {
+        match self {
+            UnderWay::Sort | UnderWay::Copy => true,
+            UnderWay::Erase(_) => false,
+        }
+    }
+
+    fn of(work: &ColdWork) -> UnderWay {
+        match work {
+            ColdWork::Sort(_) => UnderWay::Sort,
+            ColdWork::Copy(_) => UnderWay::Copy,
+            ColdWork::Erase(erase) => UnderWay::Erase(erase.segment()),
+        }
+    }
+}
+
 /// Between two checkpoints.
 #[derive(Debug, Default)]
 pub(crate) struct Emptying {
@@ -72,12 +102,14 @@ pub(crate) struct Emptying {
     queue: VecDeque<Location>,
     /// Copied: from where to where, ascending.
     copied: Vec<(Location, Location)>,
+    /// Each to its end before the next. What one was planned to leave is all that waits there, however late it comes to it: since
+    /// then only some of that has died, or has moved, and what was added to the segment lies behind where it ends.
     erasing: VecDeque<ColdErase>,
     /// What the last checkpoint noted, until it is sorted, and which segments it was to empty.
     noted: Option<ColdSort>,
     sources: Vec<SegmentId>,
     /// Given out and not answered.
-    is_working: bool,
+    under_way: Option<UnderWay>,
     /// Something is to be erased that could not be, or not yet: with the next checkpoint.
     put_off: bool,
 }
@@ -85,7 +117,7 @@ pub(crate) struct Emptying {
 impl Shard {
     /// What the checkpoint that is begun now is to note and change.
     pub(crate) fn begin_marks(&mut self, position: Position, number: u64) -> Marks {
-        let Emptying { begun, queue, copied, noted, is_working, .. } = &mut self.emptying;
+        let Emptying { begun, queue, copied, noted, under_way, .. } = &mut self.emptying;
         let now_us = self.now.mono_us;
         begun.push_back((now_us, position.segment));
         let age_us = self.config.bounds.forget_after_us / limits::FORGET_STEPS * limits::EMPTY_AGE_STEPS;
@@ -95,7 +127,7 @@ impl Shard {
         let held = self.log.held() as usize;
         let places =
             ColdSort { found: Vec::with_capacity(held.min(limits::EMPTY_PLACES_MAX)), cold: Vec::with_capacity(held) };
-        let is_idle = queue.is_empty() && noted.is_none() && !*is_working;
+        let is_idle = queue.is_empty() && noted.is_none() && !under_way.is_some_and(UnderWay::is_of_a_move);
         if !is_idle {
             return Marks { places, ..Marks::default() };
         }
@@ -122,7 +154,7 @@ impl Shard {
         self.log.settle(&marks.ends);
         self.emptying.noted = Some(marks.places);
         // Those of an earlier checkpoint that are being sorted now are theirs still: this one then has none.
-        if !self.emptying.is_working {
+        if !self.emptying.under_way.is_some_and(UnderWay::is_of_a_move) {
             self.emptying.sources = marks.sources;
         }
         self.work_on_cold(fx);
@@ -135,20 +167,28 @@ impl Shard {
             self.emptying.copied.reserve(found.len());
             self.emptying.queue = found.into();
         }
-        let ids: Vec<SegmentId> = self.log.cold_segments().filter(|id| sources.binary_search(id).is_err()).collect();
+        let ids: Vec<SegmentId> = self.log.cold_segments().collect();
         self.emptying.put_off = false;
-        for id in ids {
+        self.emptying.erasing.retain(|erase| ids.binary_search(&erase.segment()).is_ok());
+        let turns: BTreeMap<SegmentId, usize> =
+            self.emptying.erasing.iter().enumerate().map(|(turn, erase)| (erase.segment(), turn)).collect();
+        for id in ids.into_iter().filter(|id| sources.binary_search(id).is_err()) {
             if self.log.is_emptied(id) {
                 // The checkpoints that are there still point to what was moved.
                 self.emptying.put_off = true;
                 continue;
             }
-            // What is known now is more than what was when an erasing was planned that is not done.
-            self.emptying.erasing.retain(|erase| erase.segment() != id);
             let from = cold.partition_point(|place| place.segment < id);
             let to = cold.partition_point(|place| place.segment <= id);
             let keep = cold[from..to].iter().map(|place| (place.offset, place.len)).collect();
-            self.emptying.erasing.extend(self.log.plan_erase(id, keep));
+            let Some(erase) = self.log.plan_erase(id, keep) else { continue };
+            match turns.get(&id).map(|turn| &mut self.emptying.erasing[*turn]) {
+                // It would never come to its end.
+                Some(begun) if begun.is_begun() => {}
+                // More has died since, and it keeps its turn.
+                Some(planned) => *planned = erase,
+                None => self.emptying.erasing.push_back(erase),
+            }
         }
     }
 
@@ -169,7 +209,7 @@ impl Shard {
     }
 
     fn work_on_cold(&mut self, fx: &mut Effects) {
-        if self.emptying.is_working || self.stopping || !self.may_let_go() {
+        if self.emptying.under_way.is_some() || self.stopping || !self.may_let_go() {
             return;
         }
         // What is left to be copied was noted by the checkpoint before.
@@ -184,13 +224,13 @@ impl Shard {
             .or_else(|| copy(&mut self.log, &mut self.emptying.queue))
             .or_else(|| self.emptying.erasing.pop_front().map(ColdWork::Erase));
         if let Some(work) = work {
-            self.emptying.is_working = true;
+            self.emptying.under_way = Some(UnderWay::of(&work));
             fx.list.push(Effect::Cold(work));
         }
     }
 
     pub(crate) fn on_cold_done(&mut self, fx: &mut Effects, done: ColdDone) {
-        self.emptying.is_working = false;
+        self.emptying.under_way = None;
         match done {
             ColdDone::Copied(copied) => {
                 self.log.copied(&copied);
@@ -199,35 +239,59 @@ impl Shard {
                 self.counters.moved_padding += u64::from(copied.padded).saturating_sub(copied.bytes);
                 self.counters.moves_rotten += copied.rotten.len() as u64;
                 self.emptying.copied.extend(copied.moved);
-                for place in copied.rotten {
-                    self.learn_of_rotten(fx, place);
+                self.learn_of_rotten(fx, &copied.rotten);
+            }
+            ColdDone::Erased(mut erase) => {
+                self.learn_of_unreadable(fx, erase.take_damage());
+                if erase.is_done() {
+                    self.counters.erased_bytes += erase.written();
+                    self.log.erased(&erase);
+                } else {
+                    self.emptying.erasing.push_front(erase);
                 }
             }
-            ColdDone::Erased(erase) if erase.is_done() => {
-                self.counters.erased_bytes += erase.written();
-                self.log.erased(&erase);
-            }
-            ColdDone::Erased(erase) => self.emptying.erasing.push_back(erase),
             ColdDone::Sorted(sort) => self.on_sorted(sort),
         }
         self.work_on_cold(fx);
     }
 
-    /// A place that waits could not be copied, for it is not as it was written.
-    fn learn_of_rotten(&mut self, fx: &mut Effects, place: Location) {
-        let Location { segment, offset, len: bytes } = place;
-        let rot = Rot { segment, offset, bytes, reason: RotReason::Batch, loss: Loss::Unknown };
-        let checked = Checked { segment, end: u32::MAX, rot: vec![rot], ..Checked::default() };
-        self.learn(fx, &checked);
+    /// Places that wait could not be copied, for they are not as they were written.
+    fn learn_of_rotten(&mut self, fx: &mut Effects, places: &[Location]) {
+        let rot = |place: &Location| {
+            let Location { segment, offset, len: bytes } = *place;
+            Rot { segment, offset, bytes, reason: RotReason::Batch, loss: Loss::Unknown }
+        };
+        if !places.is_empty() {
+            self.learn_of(fx, &places.iter().map(rot).collect(), |_| None);
+        }
+    }
+
+    /// Something in a cold segment cannot be read. Whoever waits for it is in repair; where nobody does the disk is to be looked
+    /// after all the same.
+    fn learn_of_unreadable(&mut self, fx: &mut Effects, rots: Vec<Rot>) {
+        if rots.is_empty() {
+            return;
+        }
+        let rots = rots.into_iter().collect();
+        self.learn_of(fx, &rots, |_| None);
+        for rot in rots {
+            if !self.rot.contains(&rot) {
+                self.note(Rot { loss: Loss::Nothing, ..rot });
+            }
+        }
     }
 
     /// What is left is tried anew with the next checkpoint.
     pub(crate) fn on_cold_failed(&mut self) {
-        self.emptying.is_working = false;
+        match self.emptying.under_way.take() {
+            // What else is to be erased is not kept waiting by one that fails each time.
+            Some(UnderWay::Erase(segment)) => self.log.erase_failed(segment),
+            Some(UnderWay::Copy | UnderWay::Sort) | None => {
+                self.emptying.queue.clear();
+                self.log.copy_failed();
+            }
+        }
         self.emptying.put_off = true;
-        self.emptying.queue.clear();
-        self.emptying.erasing.clear();
-        self.log.copy_failed();
         self.counters.moves_failed += 1;
     }
 }

@@ -21,6 +21,7 @@ mod inbox;
 pub mod io;
 pub mod lane;
 pub mod limits;
+mod losses;
 mod outbox;
 mod partition;
 mod recover;

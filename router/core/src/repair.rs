@@ -4,6 +4,7 @@
 //! While there is one, its shard makes no checkpoint and lets go of no segment: what could not be read may be there again after
 //! a restart, and then all that it needs has to be as it was.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 
@@ -14,6 +15,7 @@ use crate::conn::Stage;
 use crate::ids::{ConnId, PartitionId};
 use crate::io::Effects;
 use crate::lane::{Answer, Reply};
+use crate::losses::Losses;
 use crate::replicate::Origin;
 use crate::route;
 use crate::shard::Shard;
@@ -173,38 +175,57 @@ impl Shard {
     }
 
     /// Something was read that may not be as it was written: whoever waits for what is lost is in repair.
-    pub(crate) fn learn(&mut self, fx: &mut Effects, checked: &Checked) {
-        // In a cold segment what nobody waits for may be half overwritten.
-        let is_cold = checked.segment.is_cold();
-        for &rot in checked.rot.iter().filter(|_| !is_cold) {
-            self.note(rot);
-        }
-        let ends_early = self.log.end_of(checked.segment).is_some_and(|end| checked.end < end);
+    pub(crate) fn learn(&mut self, fx: &mut Effects, checked: Checked) {
+        let segment = checked.segment;
+        let ends_early = self.log.end_of(segment).is_some_and(|end| checked.end < end);
         if checked.rot.is_empty() && !ends_early {
             return;
         }
+        let mut checked = checked;
+        let rots = std::mem::take(&mut checked.rot).into_iter().collect();
+        // In a cold one behind the end that was found there may be more by now.
+        self.learn_of(fx, &rots, |place| if segment.is_cold() { None } else { checked.lost(place) });
+    }
+
+    /// These pieces of the log are not as they were written, nor is what lies `beyond`. Each place that waits is looked at once,
+    /// however many they are.
+    pub(crate) fn learn_of(
+        &mut self,
+        fx: &mut Effects,
+        rots: &BTreeSet<Rot>,
+        beyond: impl Fn(Location) -> Option<Rot>,
+    ) {
+        // In a cold segment what nobody waits for may be half overwritten.
+        for &rot in rots.iter().filter(|rot| !rot.segment.is_cold()) {
+            self.note(rot);
+        }
+        let losses = Losses::of(rots);
         for p in 0..self.partitions.len() {
-            let lost = |place: Location| match is_cold {
-                // Behind the end that was found there may be more by now.
-                true => checked.rot.iter().copied().find(|rot| rot.touches(place)),
-                false => checked.lost(place),
-            };
-            let found = self.partitions[p].state.places().find_map(lost);
+            if self.partitions[p].repair.is_some() {
+                continue;
+            }
+            let places = self.partitions[p].state.places();
+            let compared = &mut self.compared;
+            let found = places.inspect(|_| *compared += 1).find_map(|place| losses.at(place).or_else(|| beyond(place)));
             let Some(rot) = found else { continue };
             if self.partitions[p].serving {
                 self.note(rot);
                 self.begin_repair(fx, p, Why::Waiting, found);
-            } else if self.partitions[p].repair.is_none() {
+            } else {
                 // Whether it waits for that is known once it serves, and nobody is told before.
-                self.doubtful.extend(checked.rot.iter().chain([&rot]));
+                self.doubtful.extend(rots.iter().chain([&rot]));
             }
         }
     }
 
+    /// How many places were compared with damage so far: for whoever checks that no turn does too much of it.
+    pub fn compared(&self) -> u64 {
+        self.compared
+    }
+
     /// Bytes were found that are not what was written.
     pub(crate) fn note(&mut self, rot: Rot) {
-        if !self.rot.contains(&rot) {
-            self.rot.push(rot);
+        if self.rot.insert(rot) {
             self.counters.rot_found += 1;
             self.trouble.push(Trouble::Rot(rot));
         }
@@ -221,12 +242,9 @@ impl Shard {
         if self.rot.is_empty() && self.doubtful.is_empty() && self.log.missing().is_none() {
             return None;
         }
-        let rot = |place: Location| self.rot_at(place).or_else(|| self.doubtful_at(place));
+        let (known, doubtful) = (Losses::of(&self.rot), Losses::of(&self.doubtful));
+        let rot = |place: Location| known.at(place).or_else(|| doubtful.at(place));
         let is_lost = |place: &Location| !self.log.has_segment(*place) || rot(*place).is_some();
         self.partitions[p].state.places().find(is_lost).map(|place| (Why::Waiting, rot(place)))
-    }
-
-    fn doubtful_at(&self, location: Location) -> Option<Rot> {
-        self.doubtful.iter().copied().find(|rot| rot.touches(location))
     }
 }

@@ -40,7 +40,7 @@ impl Shard {
         }
     }
 
-    pub(crate) fn on_scrubbed(&mut self, fx: &mut Effects, checked: &Checked) {
+    pub(crate) fn on_scrubbed(&mut self, fx: &mut Effects, checked: Checked) {
         assert!(self.scrub.under_way && checked.segment == self.scrub.last, "only what was asked for is answered");
         self.scrub.under_way = false;
         self.counters.scrubbed += 1;

@@ -1,6 +1,6 @@
 //! A shard: what one core owns, and the one switch through which everything enters. The stages are in their own files.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use ahash::RandomState;
 use whimbrel_storage::{Disk, Log, LogOptions, Position, Recovered, Rot};
@@ -95,9 +95,11 @@ pub struct Shard {
     pub(crate) emptying: Emptying,
     pub(crate) scrub: Scrub,
     /// What is known not to be as it was written.
-    pub(crate) rot: Vec<Rot>,
+    pub(crate) rot: BTreeSet<Rot>,
     /// The same, in segments of which nobody may wait for what it took, for all that partitions know which do not serve yet.
-    pub(crate) doubtful: Vec<Rot>,
+    pub(crate) doubtful: BTreeSet<Rot>,
+    /// How many places were compared with damage that was learnt of.
+    pub(crate) compared: u64,
     /// What is to be told at the end of the turn.
     pub(crate) trouble: Vec<Trouble>,
     pub(crate) segment_bytes: u32,
@@ -172,8 +174,9 @@ impl Shard {
             cold: ColdReads::default(),
             emptying: Emptying::default(),
             scrub: Scrub::default(),
-            rot: Vec::new(),
-            doubtful: Vec::new(),
+            rot: BTreeSet::new(),
+            doubtful: BTreeSet::new(),
+            compared: 0,
             trouble: Vec::new(),
             segment_bytes: options.segment_size,
             disk_full: false,
@@ -226,8 +229,8 @@ impl Shard {
             Input::CheckpointTaken { number } => self.on_checkpoint_taken(number),
             Input::CheckpointWritten { number } => self.on_checkpoint_written(number),
             Input::CheckpointFailed { number } => self.on_checkpoint_failed(number),
-            Input::ReadIn { checked } => self.on_read_in(fx, &checked),
-            Input::Scrubbed { checked } => self.on_scrubbed(fx, &checked),
+            Input::ReadIn { checked } => self.on_read_in(fx, checked),
+            Input::Scrubbed { checked } => self.on_scrubbed(fx, checked),
             Input::ColdDone(done) => self.on_cold_done(fx, *done),
             Input::ColdFailed => self.on_cold_failed(),
             Input::Timeout => {

@@ -10,7 +10,7 @@ use whimbrel_core::session::Login;
 use whimbrel_core::{Effect, Effects, Input, Now, Shard, ShardConfig, route};
 use whimbrel_storage::ram::RamDisk;
 use whimbrel_storage::{
-    Checked, Disk, LogOptions, Loss, Memory, Retired, Rot, RotReason, SegmentId, SegmentIs, check_segment,
+    Checked, ColdWork, Disk, LogOptions, Loss, Memory, Retired, Rot, RotReason, SegmentId, SegmentIs, check_segment,
 };
 use whimbrel_wire::{Builder, CreateChatFields, Kind, SendFields, fb};
 
@@ -30,6 +30,10 @@ struct Node {
     checkpoint: Vec<u8>,
     /// None of them comes into its place.
     checkpoints_fail: bool,
+    /// Erasing is slow: a step of it waits in `erasing` for [`Node::erase`].
+    erases_slowly: bool,
+    erasing: Option<ColdWork>,
+    segment_bytes: u32,
     builder: Builder,
 }
 
@@ -44,10 +48,14 @@ impl Node {
     }
 
     /// It has not had a turn yet.
-    fn open(mut disk: RamDisk) -> Node {
-        let bounds = Bounds { image_places: 1, sorted_places: 1, forget_after_us: 8 * STEP_US, ..Bounds::default() };
-        let options = LogOptions { segment_size: SEGMENT_BYTES, ..LogOptions::new(0) };
-        let config = ShardConfig { shard: ShardId(0), shards: 1, partitions: 1, token_key: [0; 32], seed: 1, bounds };
+    fn open(disk: RamDisk) -> Node {
+        Node::open_with(disk, SEGMENT_BYTES, 1, Bounds { image_places: 1, sorted_places: 1, ..Bounds::default() })
+    }
+
+    fn open_with(mut disk: RamDisk, segment_bytes: u32, partitions: u16, bounds: Bounds) -> Node {
+        let bounds = Bounds { forget_after_us: 8 * STEP_US, ..bounds };
+        let options = LogOptions { segment_size: segment_bytes, ..LogOptions::new(0) };
+        let config = ShardConfig { shard: ShardId(0), shards: 1, partitions, token_key: [0; 32], seed: 1, bounds };
         let shard = Shard::open(config, options, &mut disk).unwrap();
         let now = Now { mono_us: 1, wall_ms: 1000 };
         let (fx, builder) = (Effects::default(), Builder::default());
@@ -60,6 +68,9 @@ impl Node {
             sent: 0,
             checkpoint: Vec::new(),
             checkpoints_fail: false,
+            erases_slowly: false,
+            erasing: None,
+            segment_bytes,
             builder,
         }
     }
@@ -96,8 +107,8 @@ impl Node {
                 Effect::PrepareSegment { segment, reuse } => {
                     let old = reuse.map(|Retired { id, mapping: _, used }| (id, used));
                     let mapping = match old {
-                        Some((old, used)) => self.disk.recycle(old, used, segment, SEGMENT_BYTES).unwrap(),
-                        None => self.disk.create(segment, SEGMENT_BYTES).unwrap(),
+                        Some((old, used)) => self.disk.recycle(old, used, segment, self.segment_bytes).unwrap(),
+                        None => self.disk.create(segment, self.segment_bytes).unwrap(),
                     };
                     self.tell(Input::SegmentReady { segment, mapping });
                 }
@@ -125,6 +136,9 @@ impl Node {
                     drop(mapping);
                     self.tell(Input::ReadIn { checked });
                 }
+                Effect::Cold(work @ ColdWork::Erase(_)) if self.erases_slowly => {
+                    assert!(self.erasing.replace(work).is_none(), "one at a time");
+                }
                 Effect::Cold(work) => {
                     let done = work.run(&mut self.disk).unwrap();
                     self.tell(Input::ColdDone(Box::new(done)));
@@ -138,6 +152,17 @@ impl Node {
                 other => panic!("{other:?}"),
             }
         }
+    }
+
+    /// One step of erasing is done, or fails.
+    fn erase(&mut self, fails: bool) {
+        let Some(work) = self.erasing.take() else { return };
+        self.disk.faults.write = fails;
+        match work.run(&mut self.disk) {
+            Ok(done) => self.tell(Input::ColdDone(Box::new(done))),
+            Err(_) => self.tell(Input::ColdFailed),
+        }
+        self.disk.faults.write = false;
     }
 
     fn log_in(&mut self, slot: u32, user: &str) -> ConnId {
@@ -330,4 +355,133 @@ fn a_segment_that_ends_too_early_before_its_partition_serves_is_not_forgotten() 
         assert!(after.shard.is_ready());
         assert_eq!(after.shard.in_repair().count(), usize::from(end == 4096), "it ends at {end}");
     }
+}
+
+/// A payload of many pages, which ends with what [`payload_of`] gives.
+fn large(mark: u8, number: u64) -> Vec<u8> {
+    let mut payload = vec![mark; 48 << 10];
+    payload.extend_from_slice(&payload_of(number));
+    payload
+}
+
+#[test]
+fn erasing_that_outlasts_checkpoints_comes_to_its_end_and_keeps_nothing_from_moving() {
+    const LARGE_SEGMENT_BYTES: u32 = 3 << 20;
+    let bounds = Bounds { image_places: 64, ..Bounds::default() };
+    let mut node = Node::open_with(RamDisk::new(0, 7), LARGE_SEGMENT_BYTES, 1, bounds);
+    (0..12).for_each(|_| node.turn(2000));
+    let alice = node.log_in(0, "alice");
+    let friends = [(1, "bob", b'B'), (2, "carol", b'C')];
+    let chats = friends.map(|(slot, friend, _)| {
+        let conn = node.log_in(slot, friend);
+        (0..20).for_each(|_| node.turn(2000));
+        let chat = node.pair(alice, "alice", friend);
+        node.say(conn, |b, out| b.ack(out, 1));
+        (0..600).for_each(|_| node.turn(2000));
+        node.tell(Input::Disconnected { conn });
+        chat
+    });
+    let mut next = [1; 2];
+    let mut send = |node: &mut Node, to: usize| {
+        let number = next[to];
+        next[to] += 1;
+        let fields = SendFields { correlation: number, chat: chats[to].0, client_seq: number, prev: number - 1 };
+        node.say(alice, |b, out| b.send(out, &fields, &large(friends[to].2, number)));
+        (0..3).for_each(|_| node.turn(2000));
+    };
+    // What is to die and what stays lie beside each other, in several cold segments.
+    const EACH: u64 = 120;
+    for _ in 0..EACH {
+        (0..2).for_each(|to| send(&mut node, to));
+    }
+    assert_eq!(node.sent, 2 * EACH);
+    while node.shard.counters().moved < 2 * EACH {
+        node.turn(STEP_US / 2);
+    }
+    (0..40).for_each(|_| node.turn(STEP_US / 2));
+    // How many bytes of those for bob are in the cold segments.
+    let of_bob = |node: &Node, id: SegmentId| {
+        let bytes = node.disk.contents(id).unwrap();
+        bytes.chunks(4096).filter(|page| page[..64] == [b'B'; 64] || page[4032..] == [b'B'; 64]).count()
+    };
+    let cold: Vec<SegmentId> = node.disk.segments().filter(|id| id.is_cold()).collect();
+    assert!(cold.len() >= 4 && cold.iter().all(|id| of_bob(&node, *id) > 0), "{cold:?}");
+    node.erases_slowly = true;
+    assert_eq!(node.read_all().len() as u64, EACH);
+
+    // From here on one step of it is done between two checkpoints, of which the first fails.
+    let moved = node.shard.counters().moved;
+    let (mut steps, mut emptied_at) = (0, None);
+    let hot = |node: &Node| -> Vec<SegmentId> { node.disk.segments().filter(|id| !id.is_cold()).collect() };
+    let before = hot(&node);
+    while cold.iter().any(|id| of_bob(&node, *id) > 0) {
+        let checkpoints = node.shard.counters().checkpoints;
+        while node.shard.counters().checkpoints == checkpoints {
+            // Something changes all the time.
+            send(&mut node, 1);
+            node.turn(STEP_US / 4);
+        }
+        node.erase(steps == 0);
+        steps += 1;
+        if emptied_at.is_none() && node.shard.counters().moved > moved {
+            emptied_at = Some(steps);
+        }
+        assert!(steps < 60, "it does not come to its end");
+    }
+    assert!(emptied_at.is_some_and(|at| at < steps / 2), "moved at step {emptied_at:?} of {steps}");
+    assert_eq!(node.shard.counters().moves_failed, 1);
+    assert!(!hot(&node).iter().any(|id| before.contains(id)), "all that were there are let go of");
+    let mut after = Node::open_with(node.disk.crash(&mut |_, _| false), LARGE_SEGMENT_BYTES, 1, bounds);
+    (0..12).for_each(|_| after.turn(2000));
+    assert_eq!(after.shard.waiting() as u64, next[1] - 1, "nothing is lost");
+}
+
+#[test]
+fn what_waits_is_compared_once_with_all_that_is_found_damaged_at_a_time() {
+    let mut node = Node::open_with(RamDisk::new(0, 7), SEGMENT_BYTES, 2, Bounds::default());
+    (0..40).for_each(|_| node.turn(2000));
+    let alice = node.log_in(0, "alice");
+    let other = ["carol", "dave", "erin", "frank", "grace"].into_iter().find(|other| {
+        let of = |user: &str| route::partition_of_user(&name(user), 2);
+        of(other) != of("bob")
+    });
+    let each = 1000;
+    for (slot, friend) in [(1, "bob"), (2, other.unwrap())] {
+        let conn = node.log_in(slot, friend);
+        (0..20).for_each(|_| node.turn(2000));
+        // That there is a chat is delivered before anything is sent.
+        node.sent = 0;
+        let chat = node.pair(alice, "alice", friend);
+        node.tell(Input::Disconnected { conn });
+        for number in 1..=each {
+            node.send(alice, chat, number);
+            if number % 50 == 0 {
+                (0..4).for_each(|_| node.turn(2000));
+            }
+        }
+        if friend != "bob" {
+            continue;
+        }
+        // The head of each batch is damaged, and with it all that waits so far.
+        let ids: Vec<SegmentId> = node.disk.segments().collect();
+        for id in ids {
+            for page in (4096..SEGMENT_BYTES).step_by(4096) {
+                if node.disk.read(id, page, 1) != Some(vec![0]) {
+                    node.disk.flip_bit(id, page, 1).unwrap();
+                }
+            }
+        }
+    }
+    let places = node.shard.waiting() as u64;
+    assert!(places >= 2 * each, "{places} wait");
+    let mut compared = 0;
+    while node.shard.in_repair().count() == 0 {
+        node.turn(STEP_US / 2);
+        let before = std::mem::replace(&mut compared, node.shard.compared());
+        assert!(compared - before <= places, "{} of {places} at once", compared - before);
+    }
+    assert!(compared > each && node.shard.in_repair().count() == 1, "whoever lost nothing is compared as well");
+    let counters = node.shard.counters();
+    assert!(counters.moves_rotten > each / 2, "{}", counters.moves_rotten);
+    assert_eq!(counters.rot_found, counters.moves_rotten, "each is told once");
 }

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use whimbrel_storage::ram::RamDisk;
-use whimbrel_storage::{ColdDone, ColdWork, Disk, Location, Log, SegmentId};
+use whimbrel_storage::{ColdDone, ColdWork, Disk, Location, Log, LogOptions, Loss, Rot, RotReason, SegmentId};
 
 use crate::rig::{OPTIONS, Random, Rig};
 
@@ -379,4 +379,121 @@ fn erasing_takes_nothing_from_what_is_damaged_and_may_be_mended() {
         assert_eq!((copied.moved.len(), copied.rotten.len()), (wanted, 0), "byte {offset}");
         owner.rig.disk = before;
     }
+}
+
+/// Batches in which a payload is larger than a page.
+const LARGE: LogOptions =
+    LogOptions { segment_size: 128 << 10, batch_max: 64 << 10, staging_max: 256 << 10, ..OPTIONS };
+
+/// In one batch of a cold segment: a payload that is wanted, with whole pages in it, between two that are dead, of which the
+/// latter has a page of its own as well. Gives the segment.
+fn large_beside_dead() -> (Owner, SegmentId) {
+    let mut owner = Owner { rig: Rig::new(LARGE), wanted: Vec::new() };
+    for (at, bytes) in [500, 20_000, 10_000, 300].into_iter().enumerate() {
+        owner.rig.append(bytes).unwrap();
+        let place = owner.rig.kept[at].location;
+        owner.rig.log.hold(place);
+        owner.wanted.push(Wanted { at, place });
+    }
+    owner.rig.settle();
+    owner.rig.log.seal();
+    owner.checkpoint();
+    let (moved, _) = owner.copy();
+    owner.point(&moved);
+    owner.checkpoint();
+    for at in [2, 0] {
+        let gone = owner.wanted.remove(at);
+        owner.rig.log.release(gone.place);
+    }
+    let segment = owner.wanted[0].place.segment;
+    assert_eq!(owner.rig.log.cold_ends(), [(segment, 36 << 10)]);
+    (owner, segment)
+}
+
+#[test]
+fn what_cannot_be_read_is_never_overwritten() {
+    let page = 4096;
+    let mut left = 0;
+    for from in (page..36 << 10).step_by(page as usize) {
+        let (mut owner, cold) = large_beside_dead();
+        let before = owner.rig.disk.contents(cold).unwrap();
+        owner.rig.disk.unreadable.push((cold, from..from + page));
+        let keep = owner.wanted.iter().map(|it| (it.place.offset, it.place.len)).collect();
+        let mut erase = owner.rig.log.plan_erase(cold, keep).unwrap();
+        let mut damage = Vec::new();
+        while !erase.is_done() {
+            let Ok(ColdDone::Erased(next)) = ColdWork::Erase(erase).run(&mut owner.rig.disk) else { unreachable!() };
+            erase = next;
+            damage.extend(erase.take_damage());
+        }
+        let rot = Rot { segment: cold, offset: from, bytes: page, reason: RotReason::Unreadable, loss: Loss::Unknown };
+        assert_eq!(damage, [rot], "it is told once");
+        owner.rig.log.erased(&erase);
+        let after = owner.rig.disk.contents(cold).unwrap();
+        let unread = from as usize..(from + page) as usize;
+        assert_eq!(after[unread.clone()], before[unread], "page {from}");
+        owner.check(&owner.rig.log);
+        left += usize::from(owner.on_disk() != [1, 3]);
+        // It can be read again: now all that is dead goes, and of the rest nothing.
+        owner.rig.disk.unreadable.clear();
+        assert!(owner.rig.log.cold_is_unsettled(), "it is not taken for done");
+        owner.erase();
+        assert!(!owner.rig.log.cold_is_unsettled());
+        owner.check(&owner.rig.log);
+        assert_eq!(owner.on_disk(), [1, 3], "page {from}");
+        let mut places: VecDeque<Location> = owner.wanted.iter().map(|it| it.place).collect();
+        let copy = owner.rig.log.plan_copy(&mut places).unwrap();
+        let Ok(ColdDone::Copied(copied)) = ColdWork::Copy(copy).run(&mut owner.rig.disk) else { unreachable!() };
+        assert_eq!((copied.moved.len(), copied.rotten.len()), (2, 0), "all of it can be vouched for");
+    }
+    assert!(left > 0, "something that was dead could not be read");
+}
+
+#[test]
+fn what_is_erased_is_on_the_disk_though_a_write_of_it_failed_before() {
+    let (mut owner, cold) = large_beside_dead();
+    let keep = |owner: &Owner| owner.wanted.iter().map(|it| (it.place.offset, it.place.len)).collect();
+    let erase = owner.rig.log.plan_erase(cold, keep(&owner)).unwrap();
+    owner.rig.disk.faults.flush = true;
+    assert!(ColdWork::Erase(erase).run(&mut owner.rig.disk).is_err());
+    owner.rig.log.erase_failed(cold);
+    owner.rig.disk.faults = Default::default();
+    // From here on zeros are read that the disk does not have.
+    assert!(owner.rig.disk.unflushed().count() > 0 && owner.rig.log.cold_is_unsettled());
+    owner.erase();
+    assert!(!owner.rig.log.cold_is_unsettled());
+    owner.rig.disk = owner.rig.disk.crash(&mut |_, _| false);
+    assert_eq!(owner.on_disk(), [1, 3]);
+    owner.rig.log = Log::open_with(LARGE, &mut owner.rig.disk, &mut |_| {}, &mut |_, _, _| {}).unwrap().0;
+    owner.check(&owner.rig.log);
+}
+
+#[test]
+fn only_after_a_failure_is_written_what_is_read_as_zeros_already() {
+    let (mut owner, cold) = large_beside_dead();
+    let before = owner.rig.disk.contents(cold).unwrap();
+    // Once something more has died only its page is written; between those with something dead, four have nothing else than the
+    // payload that is wanted.
+    for (fails, dies, pages) in
+        [(false, false, 4), (false, false, 0), (true, false, 4), (false, false, 0), (false, true, 1)]
+    {
+        if fails {
+            owner.rig.log.erase_failed(cold);
+        }
+        if dies {
+            let gone = owner.wanted.pop().unwrap();
+            owner.rig.log.release(gone.place);
+        }
+        let keep = owner.wanted.iter().map(|it| (it.place.offset, it.place.len)).collect();
+        let Some(erase) = owner.rig.log.plan_erase(cold, keep) else {
+            assert_eq!(pages, 0);
+            continue;
+        };
+        let Ok(ColdDone::Erased(erase)) = ColdWork::Erase(erase).run(&mut owner.rig.disk) else { unreachable!() };
+        assert_eq!((erase.is_done(), erase.written()), (true, pages * 4096));
+        owner.rig.log.erased(&erase);
+    }
+    let after = owner.rig.disk.contents(cold).unwrap();
+    let place = owner.wanted[0].place.offset as usize..;
+    assert_eq!(after[place.clone()][..20_000], before[place][..20_000]);
 }
