@@ -112,7 +112,7 @@ impl Source {
     /// What cannot be read is zeros from here on, and no record.
     fn read_in(&mut self, disk: &mut dyn Disk) -> io::Result<()> {
         if let Some(copy) = disk.read_in(self.id, &self.view)? {
-            self.view = copy;
+            self.view = copy.bytes;
         }
         Ok(())
     }

@@ -57,7 +57,7 @@ pub use options::LogOptions;
 pub use partitions::PartitionFound;
 pub use recover::{Recovered, Replay, Rotten, Truncated};
 pub use rot::{Loss, Rot, RotReason};
-pub use scrub::{Checked, FileSource, Memory, SegmentIs, Source, check_segment};
+pub use scrub::{Checked, FileSource, Memory, Partly, SegmentIs, Source, check_segment};
 pub use segments::Retired;
 pub use staging::Batch;
 pub use verify::{Report, SegmentFound, Unreadable, Verifier};
