@@ -348,7 +348,7 @@ impl Disk for FileDisk {
             // A file that does not even open gives nothing of itself.
             disk.copy(id, view.len()).unwrap_or_else(|_| Partly {
                 bytes: vec![0; view.len()].into(),
-                unreadable: vec![0..view.len() as u32],
+                unreadable: std::iter::once(0..view.len() as u32).collect(),
             })
         })
     }
