@@ -18,7 +18,7 @@ use crate::erase::Erase;
 use crate::layout::{self, BATCH_HEADER_BYTES, BatchHeader, FIRST_BATCH_OFFSET, RECORD_HEADER_BYTES, SegmentHeader};
 use crate::limits::PAGE_BYTES;
 use crate::segments::Segment;
-use crate::{Disk, Location, LogOptions, ReadInPart, RecordHeader, RecordKind, SegmentId};
+use crate::{Disk, Location, LogOptions, Partly, RecordHeader, RecordKind, SegmentId};
 
 /// Work on cold segments, for a thread that may wait for the disk.
 #[derive(Debug)]
@@ -113,7 +113,7 @@ impl Source {
 
     /// What cannot be read is zeros from here on, and no record.
     pub(crate) fn read_in(&mut self, disk: &mut dyn Disk) -> io::Result<()> {
-        if let Some(ReadInPart { bytes, unreadable }) = disk.read_in(self.id, &self.view)? {
+        if let Some(Partly { bytes, unreadable }) = disk.read_in(self.id, &self.view)? {
             (self.view, self.unreadable) = (bytes, unreadable);
         }
         Ok(())

@@ -72,6 +72,26 @@ pub struct Identity {
     pub segment_size: u32,
 }
 
+impl Identity {
+    /// The checksum that stands beside it, of all that it says.
+    fn sum(&self) -> String {
+        format!("{:08x}", crc32c::crc32c(&serde_json::to_vec(self).expect(IS_JSON)))
+    }
+}
+
+const IS_JSON: &str = "numbers and a string are always valid JSON";
+
+/// Its name in the file. One that was written before there was any has none.
+const SUM: &str = "crc32c";
+
+/// An identity as it is written.
+#[derive(Serialize)]
+struct Written<'a> {
+    #[serde(flatten)]
+    identity: &'a Identity,
+    crc32c: String,
+}
+
 /// Why a data directory was not opened. Each names the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum DataDirError {
@@ -311,13 +331,17 @@ pub(crate) fn read_identity(directory: &Path) -> Result<Option<Identity>, DataDi
     };
     let bad = |reason: String| DataDirError::BadIdentity { path: path.clone(), reason };
     // The format first: of another one nothing else is known.
-    let any: serde_json::Value = serde_json::from_str(&text).map_err(|error| bad(error.to_string()))?;
+    let mut any: serde_json::Value = serde_json::from_str(&text).map_err(|error| bad(error.to_string()))?;
     let format = any.get("format").and_then(serde_json::Value::as_u64);
     let format = format.and_then(|format| u32::try_from(format).ok()).ok_or_else(|| bad("no format".to_owned()))?;
     if !(DATA_FORMAT_OLDEST..=DATA_FORMAT).contains(&format) {
         return Err(DataDirError::Format { path: directory.to_owned(), found: format, known: DATA_FORMAT });
     }
+    let sum = any.as_object_mut().and_then(|fields| fields.remove(SUM));
     let identity: Identity = serde_json::from_value(any).map_err(|error| bad(error.to_string()))?;
+    if sum.is_some_and(|sum| sum != identity.sum()) {
+        return Err(bad("its checksum does not match".to_owned()));
+    }
     if identity.has_shape() { Ok(Some(identity)) } else { Err(bad(NO_SHAPE.to_owned())) }
 }
 
@@ -350,7 +374,8 @@ fn make_identity(directory: &Path, new: Shape, asked: Asked) -> Result<Identity,
 }
 
 fn write_identity(directory: &Path, identity: &Identity) -> Result<(), DataDirError> {
-    let text = serde_json::to_string_pretty(identity).expect("numbers and a string are always valid JSON") + "\n";
+    let written = Written { identity, crc32c: identity.sum() };
+    let text = serde_json::to_string_pretty(&written).expect(IS_JSON) + "\n";
     write_atomic(directory, IDENTITY, text.as_bytes())
         .map_err(|error| failed("write", &directory.join(IDENTITY), error))
 }
@@ -374,6 +399,27 @@ fn failed(doing: &'static str, path: &Path, source: io::Error) -> DataDirError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_bit_of_the_identity_counts_and_one_without_a_checksum_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let new = Shape { partitions: 16, shards: 2, segment_size: 4 << 20 };
+        let identity = make_identity(dir.path(), new, Asked::default()).unwrap();
+        let read = || read_identity(dir.path()).map(|read| read.expect("it is there"));
+        assert_eq!(read().unwrap(), identity);
+        let file = dir.path().join(IDENTITY);
+        let good = fs::read(&file).unwrap();
+        for bit in 0..good.len() * 8 {
+            let mut bytes = good.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            fs::write(&file, &bytes).unwrap();
+            assert!(read().is_err(), "bit {bit} makes it {}", String::from_utf8_lossy(&bytes));
+        }
+        let text = String::from_utf8(good).unwrap();
+        let (before, _) = text.split_once(",\n  \"crc32c\"").unwrap();
+        fs::write(&file, format!("{before}\n}}\n")).unwrap();
+        assert_eq!(read().unwrap(), identity);
+    }
 
     #[test]
     fn a_refusal_of_the_kernel_names_the_remedy() {

@@ -6,16 +6,8 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
+use crate::scrub::Partly;
 use crate::{Arriving, SegmentId};
-
-/// Bytes of a segment of which some could not be read.
-#[derive(Clone, Debug)]
-pub struct ReadInPart {
-    /// All of it. What could not be read is zeros here.
-    pub bytes: Bytes,
-    /// What that is: whole pages, ascending.
-    pub unreadable: Vec<Range<u32>>,
-}
 
 /// Segments by number. [`Log::open`](crate::Log::open) reads and repairs through it; afterwards the log does no I/O of
 /// its own and its owner carries out what [`Log::next_write`](crate::Log::next_write) and
@@ -36,19 +28,20 @@ pub trait Disk {
     /// Removes a segment that nobody needs any more.
     fn remove(&mut self, id: SegmentId) -> io::Result<()>;
 
-    /// The read-only mapping of a whole segment. What is written later is visible in it at once.
+    /// The read-only mapping of a whole segment. What is written later is visible in it at once. Nobody looks at it before
+    /// [`Disk::read_in`] or [`Disk::read_ahead`] has read it.
     fn open(&mut self, id: SegmentId) -> io::Result<Bytes>;
 
-    /// Begins to read mappings in, in this order, for somebody who goes through them.
-    fn read_ahead(&mut self, segments: Vec<Bytes>) -> io::Result<Arriving> {
+    /// Begins to read views of whole segments in, in this order, for somebody who goes through them.
+    fn read_ahead(&mut self, segments: Vec<(SegmentId, Bytes)>) -> io::Result<Arriving> {
         // Memory is there already.
         let _ = segments;
         Ok(Arriving::done())
     }
 
-    /// Reads all bytes of a segment in, of which this is a view, before somebody looks at them. Where some cannot be read, a look
-    /// at the view would end the process: then a copy is given.
-    fn read_in(&mut self, id: SegmentId, view: &Bytes) -> io::Result<Option<ReadInPart>> {
+    /// Reads all bytes in of this view of a segment or of its beginning, before somebody looks at them. Where some cannot be read, a
+    /// look at the view would end the process: then a copy is given, which says where they are.
+    fn read_in(&mut self, id: SegmentId, view: &Bytes) -> io::Result<Option<Partly>> {
         // Memory is there already.
         let _ = (id, view);
         Ok(None)
@@ -64,6 +57,9 @@ pub trait Disk {
 
     /// All that was written to a segment is on stable storage when it returns.
     fn sync(&mut self, id: SegmentId) -> io::Result<()>;
+
+    /// Puts a damaged segment where it does not count any more, for good, and is not lost.
+    fn set_aside(&mut self, id: SegmentId) -> io::Result<()>;
 
     /// The checkpoints that are there, in any order.
     fn checkpoints(&mut self) -> io::Result<Vec<u64>>;

@@ -12,8 +12,9 @@ use rustix::fs::FallocateFlags;
 use rustix::io::{Errno, ReadWriteFlags};
 
 use crate::layout::SegmentHeader;
-use crate::scrub::{FileSource, SegmentIs, Source};
-use crate::{Arriving, Disk, Position, ReadInPart, SegmentId, end, mapping};
+use crate::limits::PAGE_BYTES;
+use crate::scrub::{FileSource, Partly, SegmentIs};
+use crate::{Arriving, Disk, Position, SegmentId, end, mapping};
 
 /// Zeros are written in pieces of this size.
 pub const ZEROS_BYTES: usize = 256 << 10;
@@ -238,6 +239,32 @@ impl FileDisk {
         FileSource::open(&self.path(is.id), is.size_bytes, pace)
     }
 
+    /// The beginning of a segment, as far as it can be read through the page cache: what a view of it shows is just that.
+    fn copy(&self, id: SegmentId, len: usize) -> io::Result<Partly> {
+        let file = File::open(self.path(id))?;
+        let found = file.metadata()?.len();
+        if found < len as u64 {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("{} has {found} bytes", self.path(id).display()),
+            ));
+        }
+        let (mut bytes, mut unreadable) = (vec![0; len], Vec::new());
+        for (piece, from) in bytes.chunks_mut(ZEROS_BYTES).zip((0..).step_by(ZEROS_BYTES)) {
+            if file.read_exact_at(piece, from).is_ok() {
+                continue;
+            }
+            // A page at a time, to know which of them it is.
+            for (page, from) in piece.chunks_mut(PAGE_BYTES as usize).zip((from..).step_by(PAGE_BYTES as usize)) {
+                if file.read_exact_at(page, from).is_err() {
+                    page.fill(0);
+                    unreadable.push(from as u32..from as u32 + page.len() as u32);
+                }
+            }
+        }
+        Ok(Partly { bytes: bytes.into(), unreadable })
+    }
+
     fn map(&self, id: SegmentId, populate: bool) -> io::Result<Bytes> {
         mapping::map(&File::open(self.path(id))?, populate)
     }
@@ -326,21 +353,19 @@ impl Disk for FileDisk {
         self.map(id, false)
     }
 
-    fn read_ahead(&mut self, segments: Vec<Bytes>) -> io::Result<Arriving> {
-        Arriving::start(segments)
+    fn read_ahead(&mut self, segments: Vec<(SegmentId, Bytes)>) -> io::Result<Arriving> {
+        let disk = self.clone();
+        Arriving::start(segments, move |id, view| {
+            // A file that does not even open gives nothing of itself.
+            disk.copy(id, view.len()).unwrap_or_else(|_| Partly {
+                bytes: vec![0; view.len()].into(),
+                unreadable: std::iter::once(0..view.len() as u32).collect(),
+            })
+        })
     }
 
-    fn read_in(&mut self, id: SegmentId, view: &Bytes) -> io::Result<Option<ReadInPart>> {
-        if mapping::read_in(view).is_ok() {
-            return Ok(None);
-        }
-        let mut source = FileSource::open(&self.path(id), view.len() as u32, None)?;
-        let mut copy = Vec::with_capacity(view.len());
-        while copy.len() < view.len() {
-            let from = copy.len() as u32;
-            copy.extend_from_slice(source.at(from..(from + ZEROS_BYTES as u32).min(view.len() as u32)));
-        }
-        Ok(Some(ReadInPart { bytes: copy.into(), unreadable: source.unreadable().to_vec() }))
+    fn read_in(&mut self, id: SegmentId, view: &Bytes) -> io::Result<Option<Partly>> {
+        if mapping::read_in(view).is_ok() { Ok(None) } else { self.copy(id, view.len()).map(Some) }
     }
 
     fn write(&mut self, id: SegmentId, offset: u32, bytes: &[u8]) -> io::Result<()> {
@@ -358,6 +383,12 @@ impl Disk for FileDisk {
 
     fn sync(&mut self, id: SegmentId) -> io::Result<()> {
         self.file(id)?.sync_data()
+    }
+
+    fn set_aside(&mut self, id: SegmentId) -> io::Result<()> {
+        let path = self.path(id);
+        fs::rename(&path, path.with_extension("seg.bad"))?;
+        sync_directory(&self.directory)
     }
 
     fn checkpoints(&mut self) -> io::Result<Vec<u64>> {

@@ -9,7 +9,8 @@ use crate::{BadCheckpoint, SegmentId};
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Severity {
-    /// The last batch, which a crash tore. Nothing of it was acknowledged, and the next start truncates it.
+    /// The last batch, which a crash tore: the next start truncates it. Nothing of it was acknowledged, unless the disk damaged it:
+    /// of the very last batch nobody can tell.
     Torn,
     /// What was on stable storage is not there any more, or is not what was written.
     Damage,
@@ -98,7 +99,8 @@ pub enum Reason {
     Stray(u32),
     /// What a crash left of the last batch.
     #[error(
-        "the last batch is torn, {0} bytes of it are left: the next start truncates it, nothing in it was acknowledged"
+        "the last batch is torn, {0} bytes of it are left: the next start truncates it. Nothing in it was acknowledged, unless it is \
+         damage of the disk, which looks the same there"
     )]
     Torn(u32),
     /// Payloads that somebody waits for are lost. So many.

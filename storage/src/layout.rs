@@ -94,6 +94,30 @@ impl SegmentHeader {
     }
 }
 
+/// Bits that are others than they were where a few have turned over. A block of a batch that was written to the wrong place
+/// has more: if it is the first one its magic alone, and without that one the batch is torn.
+const FLIPPED_BITS_MAX: u32 = 8;
+
+const _: () = assert!(BATCH_MAGIC.count_ones() > FLIPPED_BITS_MAX);
+
+/// Whether a first page that does not hold is that of this segment, but for a few bits: no other bytes were written there. What it says
+/// of generation and checksum is not looked at, for nobody knows what they were.
+pub(crate) fn is_nearly_header(page: &[u8], shard: u16, id: SegmentId, size_bytes: u32) -> bool {
+    if page.len() != PAGE_BYTES as usize {
+        return false;
+    }
+    let mut whole = [0; PAGE_BYTES as usize];
+    let header = SegmentHeader { shard, id, size_bytes, generation: u64_at(page, 24) };
+    whole[..SEGMENT_HEADER_BYTES].copy_from_slice(&header.encode());
+    whole[60..64].copy_from_slice(&page[60..64]);
+    page.iter().zip(&whole).map(|(is, was)| (is ^ was).count_ones()).sum::<u32>() <= FLIPPED_BITS_MAX
+}
+
+/// Whether bytes are what zeros are of which a few bits turned over.
+pub(crate) fn is_nearly_zero(bytes: &[u8]) -> bool {
+    bytes.iter().map(|byte| byte.count_ones()).sum::<u32>() <= FLIPPED_BITS_MAX
+}
+
 /// The head of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BatchHeader {

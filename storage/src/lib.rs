@@ -45,7 +45,7 @@ pub use checkpoint::{
 };
 pub use cold::{ColdDone, ColdWork, Copied, Copy as ColdCopy, Sort as ColdSort};
 pub use datadir::{Asked, DATA_FORMAT, DATA_FORMAT_OLDEST, DataDir, DataDirError, Identity, Shape, write_atomic};
-pub use disk::{Disk, ReadInPart};
+pub use disk::Disk;
 pub use erase::Erase as ColdErase;
 pub use file::{FileDisk, ZEROS_BYTES};
 pub use finding::{Finding, Place, Reason, Severity};
@@ -59,7 +59,7 @@ pub use options::LogOptions;
 pub use partitions::PartitionFound;
 pub use recover::{Recovered, Replay, Rotten, Truncated};
 pub use rot::{Loss, Rot, RotReason};
-pub use scrub::{Checked, FileSource, Memory, SegmentIs, Source, check_segment};
+pub use scrub::{Checked, FileSource, Memory, Partly, SegmentIs, Source, check_segment};
 pub use segments::Retired;
 pub use staging::Batch;
 pub use verify::{Report, SegmentFound, Unreadable, Verifier};

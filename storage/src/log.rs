@@ -162,6 +162,11 @@ impl Log {
         Ok((log, begun.replay))
     }
 
+    /// The spare segments from this one on are not there any more.
+    pub(crate) fn cut(&mut self, from: SegmentId) {
+        self.segments.cut(from);
+    }
+
     /// The next batch goes here.
     pub(crate) fn goes_on(&mut self, at: Tail) {
         (self.next_batch, self.tail_segment, self.tail_offset) = (at.batch, at.segment, at.offset);

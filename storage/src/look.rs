@@ -89,9 +89,9 @@ pub struct ShardFiles {
     pub segments: Vec<SegmentId>,
     /// Checkpoints, the newest first.
     pub checkpoints: Vec<u64>,
-    /// What a crash left of files that were being made: the next start removes them.
+    /// What a crash left of files that were being made: the next start removes them, or keeps their bytes for checkpoints.
     pub remains: Vec<String>,
-    /// Damaged checkpoints that a start put aside.
+    /// Damaged checkpoints and spare segments that a start put aside.
     pub put_aside: Vec<String>,
     /// Anything else, but for the mark of a clean end and the bytes that are kept for checkpoints.
     pub others: Vec<String>,
@@ -139,7 +139,7 @@ impl Look {
                 files.checkpoints.push(number);
             } else if name.ends_with(".tmp") {
                 files.remains.push(name);
-            } else if name.ends_with(".ckpt.bad") {
+            } else if name.ends_with(".ckpt.bad") || name.ends_with(".seg.bad") {
                 files.put_aside.push(name);
             } else if name != END && !name.ends_with(".reserve") {
                 files.others.push(name);

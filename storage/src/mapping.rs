@@ -36,19 +36,27 @@ impl Drop for Mapping {
 /// if `populate`. Every clone and slice of the result holds the mapping.
 pub(crate) fn map(file: &File, populate: bool) -> io::Result<Bytes> {
     // SAFETY: the file is a segment in a data directory that is locked against other processes; it never shrinks, so no access
-    // is beyond its end. Bytes change under the mapping only where a batch is being written, and nobody reads those before
-    // the write has completed, and when the file is used for another segment, once nobody holds this mapping any more.
+    // is beyond its end. Bytes change under the mapping, and then nobody has a reference to them:
+    // - where a batch is written: nobody reads there before the write has completed;
+    // - where a start zeroes what is left of a torn batch: it gave out nothing of it, and its read-ahead is over;
+    // - in a cold segment, where `cold::Erase` overwrites in place what nobody points to: whoever delivers reads, and copies at
+    //   once (`Log::read`), only what is pointed to, and that stays; and who goes through such a segment as a whole through its
+    //   mapping (reading in, copying, sorting) does so on the thread that overwrites, while that does not;
+    // - in all of it when the file is used for another segment, once nobody holds this mapping any more.
+    // What lies beside bytes that are overwritten, in their page, and a last batch that a start writes once more, are written with
+    // the very bytes that are there.
     let mapping = unsafe { MmapOptions::new().map(file)? };
     if !populate {
-        // The first look is at its header. Left to itself the kernel reads as much around it as its read-ahead may (8 MiB here: half
-        // a gibibyte for a log of 64 segments). Where it does not take the advice it does so.
+        // Its header is wanted first. Left to itself the kernel reads as much around it as its read-ahead may (8 MiB here: half
+        // a gibibyte for a log of 64 segments). Where it does not take the advice it does so, and where it cannot read that page
+        // whoever wants it is told.
         let _ = mapping.advise(Advice::Random);
-        std::hint::black_box(mapping.first().copied());
+        let _ = mapping.advise_range(Advice::PopulateRead, 0, mapping.len().min(crate::limits::PAGE_BYTES as usize));
         let _ = mapping.advise(Advice::Normal);
     }
     let bytes = Bytes::from_owner(Mapping(mapping));
     if populate {
-        // What cannot be read in is read, or found out to be unreadable, by whoever looks at it.
+        // It was written just now, and is in memory.
         let _ = read_in(&bytes);
     }
     Ok(bytes)

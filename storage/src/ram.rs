@@ -8,7 +8,7 @@
 #![allow(unsafe_code)]
 
 use std::alloc::Layout;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Range;
 use std::ptr::NonNull;
@@ -18,7 +18,8 @@ use bytes::Bytes;
 
 use crate::layout::SegmentHeader;
 use crate::limits::{PAGE_BYTES, SECTOR_BYTES};
-use crate::{Disk, ReadInPart, SegmentId};
+use crate::scrub::Partly;
+use crate::{Arriving, Disk, Position, SegmentId, end};
 
 const SECTOR: usize = SECTOR_BYTES as usize;
 
@@ -48,6 +49,10 @@ pub struct RamDisk {
     made: u64,
     segments: BTreeMap<SegmentId, Segment>,
     checkpoints: BTreeMap<u64, Vec<u8>>,
+    /// The mark of a clean end.
+    end: Option<Vec<u8>>,
+    /// The one that was last removed.
+    removed_end: Option<Vec<u8>>,
     /// Bytes that are kept for the next checkpoint.
     reserved: u64,
     /// What fails, until it is set otherwise.
@@ -56,7 +61,7 @@ pub struct RamDisk {
     pub space_bytes: Option<u64>,
     /// It can keep bytes for the next checkpoint, as not every file system can.
     pub keeps_space: bool,
-    /// Pages that it does not give to whoever reads a segment in, ascending.
+    /// Pages that it does not give for now to whoever reads a segment in: nothing is lost of them.
     pub unreadable: Vec<(SegmentId, Range<u32>)>,
 }
 
@@ -66,11 +71,27 @@ struct Segment {
     unflushed: BTreeMap<u32, [u8; SECTOR]>,
     /// Sectors of which other bytes are on stable storage than were written. What is read is what was.
     rotten: BTreeMap<u32, [u8; SECTOR]>,
+    /// Pages that are not on stable storage any more: they cannot be read once they are not in the page cache.
+    lost: BTreeSet<u32>,
 }
 
 impl Segment {
     fn new(memory: Memory) -> Segment {
-        Segment { memory: Arc::new(memory), unflushed: BTreeMap::new(), rotten: BTreeMap::new() }
+        let (unflushed, rotten, lost) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        Segment { memory: Arc::new(memory), unflushed, rotten, lost }
+    }
+
+    /// Its first bytes, if not all of them can be read.
+    fn partly(&self, len: usize) -> Option<Partly> {
+        let pages = self.lost.iter().filter(|page| self.rotten.range(sectors_of(**page)).next().is_none());
+        let unreadable = pages.map(|page| page * PAGE_BYTES..(page + 1) * PAGE_BYTES);
+        let unreadable: Vec<Range<u32>> = unreadable.filter(|page| page.end as usize <= len).collect();
+        if unreadable.is_empty() {
+            return None;
+        }
+        let mut bytes = self.memory.all()[..len].to_vec();
+        unreadable.iter().for_each(|page| bytes[page.start as usize..page.end as usize].fill(0));
+        Some(Partly { bytes: bytes.into(), unreadable })
     }
 }
 
@@ -83,6 +104,8 @@ impl RamDisk {
             made: 0,
             segments: BTreeMap::new(),
             checkpoints: BTreeMap::new(),
+            end: None,
+            removed_end: None,
             reserved: 0,
             faults: Faults::default(),
             space_bytes: None,
@@ -131,6 +154,10 @@ impl RamDisk {
             segment.unflushed.entry(sector).or_insert_with(|| segment.memory.sector(sector));
         }
         segment.memory.write(range.start, bytes);
+        // What is written whole is there again.
+        let page = PAGE_BYTES as usize;
+        let whole = (range.start.div_ceil(page) as u32, (range.end / page) as u32);
+        segment.lost.retain(|page| !(whole.0..whole.1).contains(page));
         Ok(())
     }
 
@@ -170,6 +197,8 @@ impl RamDisk {
         after.space_bytes = self.space_bytes;
         after.keeps_space = self.keeps_space;
         after.checkpoints = self.checkpoints.clone();
+        after.end = self.end.clone();
+        after.removed_end = self.removed_end.clone();
         for (&id, segment) in &self.segments {
             let memory = segment.memory.copy();
             let mut rotten = segment.rotten.clone();
@@ -181,7 +210,7 @@ impl RamDisk {
                 }
             }
             rotten.iter().for_each(|(&sector, stable)| memory.write(sector as usize * SECTOR, stable));
-            after.segments.insert(id, Segment::new(memory));
+            after.segments.insert(id, Segment { lost: segment.lost.clone(), ..Segment::new(memory) });
         }
         after
     }
@@ -218,9 +247,21 @@ impl RamDisk {
         Ok(())
     }
 
+    /// The disk does not give a page any more, from [`RamDisk::evict`] or a loss of power on, if anything but zeros is in it; else
+    /// from now on.
+    pub fn lose_page(&mut self, id: SegmentId, offset: u32) -> io::Result<()> {
+        let page = offset / PAGE_BYTES;
+        let bytes = segment(&mut self.segments, id)?.memory.all();
+        let all = (page * PAGE_BYTES..(page + 1) * PAGE_BYTES).map(|at| (at, bytes[at as usize]));
+        let written: Vec<u32> = all.filter(|(_, byte)| *byte != 0).map(|(at, _)| at).collect();
+        written.into_iter().try_for_each(|at| self.rot(id, at, &[0]))?;
+        segment(&mut self.segments, id)?.lost.insert(page);
+        Ok(())
+    }
+
     /// Nothing of a segment is in the page cache any more but what is to be written: what is on stable storage is read.
     pub fn evict(&mut self, id: SegmentId) {
-        if let Some(Segment { memory, unflushed, rotten }) = self.segments.get_mut(&id) {
+        if let Some(Segment { memory, unflushed, rotten, .. }) = self.segments.get_mut(&id) {
             for (sector, stable) in rotten.extract_if(.., |sector, _| !unflushed.contains_key(sector)) {
                 memory.write(sector as usize * SECTOR, &stable);
             }
@@ -229,7 +270,7 @@ impl RamDisk {
 
     /// All bytes of a segment as somebody reads them who goes past the page cache.
     pub fn on_disk(&self, id: SegmentId) -> Option<Vec<u8>> {
-        let Segment { memory, unflushed, rotten } = self.segments.get(&id)?;
+        let Segment { memory, unflushed, rotten, .. } = self.segments.get(&id)?;
         let mut bytes = memory.all().to_vec();
         for (&sector, stable) in rotten.iter().filter(|(sector, _)| !unflushed.contains_key(sector)) {
             bytes[sector as usize * SECTOR..][..SECTOR].copy_from_slice(stable);
@@ -237,15 +278,27 @@ impl RamDisk {
         Some(bytes)
     }
 
-    /// What rot made of a byte is as it was, if nothing else was written there since.
+    /// What rot made of a byte is as it was, if nothing else was written there since; and its page can be read.
     pub fn mend(&mut self, id: SegmentId, offset: u32, was: u8, is: u8) -> io::Result<()> {
         let segment = segment(&mut self.segments, id)?;
         let at = segment.memory.check(offset as usize, 1)?.start;
         segment.rotten.remove(&(offset / SECTOR_BYTES));
+        segment.lost.remove(&(offset / PAGE_BYTES));
         if segment.memory.all()[at] == is {
             segment.memory.write(at, &[was]);
         }
         Ok(())
+    }
+
+    /// Leaves the mark of a clean end, as a server does that has stopped.
+    pub fn mark_end(&mut self, position: Position) {
+        self.end = Some(end::encode(position, self.shard).to_vec());
+    }
+
+    /// The mark that was last removed is there again, as if that had never been on stable storage. False if there was none.
+    pub fn bring_end_back(&mut self) -> bool {
+        self.end = self.end.take().or(self.removed_end.take());
+        self.end.is_some()
     }
 
     /// Takes a segment away, as a lost file.
@@ -357,15 +410,29 @@ impl Disk for RamDisk {
         if self.fails_to_read() { Err(eio("read")) } else { self.map(id) }
     }
 
-    fn read_in(&mut self, id: SegmentId, view: &Bytes) -> io::Result<Option<ReadInPart>> {
+    fn read_ahead(&mut self, segments: Vec<(SegmentId, Bytes)>) -> io::Result<Arriving> {
+        let partly = segments
+            .iter()
+            .enumerate()
+            .filter_map(|(index, (id, view))| self.segments.get(id)?.partly(view.len()).map(|partly| (index, partly)));
+        Ok(Arriving::partly(partly))
+    }
+
+    fn read_in(&mut self, id: SegmentId, view: &Bytes) -> io::Result<Option<Partly>> {
+        let lost = segment(&mut self.segments, id)?.partly(view.len());
         let here = self.unreadable.iter().filter(|(segment, _)| *segment == id);
-        let unreadable: Vec<Range<u32>> = here.map(|(_, pages)| pages.clone()).collect();
-        if unreadable.is_empty() {
-            return Ok(None);
+        let refused: Vec<Range<u32>> = here.map(|(_, pages)| pages.clone()).collect();
+        if refused.is_empty() {
+            return Ok(lost);
         }
-        let mut bytes = view.to_vec();
-        unreadable.iter().for_each(|pages| bytes[pages.start as usize..pages.end as usize].fill(0));
-        Ok(Some(ReadInPart { bytes: bytes.into(), unreadable }))
+        let (mut bytes, mut unreadable) = match lost {
+            Some(Partly { bytes, unreadable }) => (bytes.to_vec(), unreadable),
+            None => (view.to_vec(), Vec::new()),
+        };
+        refused.iter().for_each(|pages| bytes[pages.start as usize..pages.end as usize].fill(0));
+        unreadable.extend(refused);
+        unreadable.sort_by_key(|pages| pages.start);
+        Ok(Some(Partly { bytes: bytes.into(), unreadable }))
     }
 
     fn write(&mut self, id: SegmentId, offset: u32, bytes: &[u8]) -> io::Result<()> {
@@ -375,6 +442,10 @@ impl Disk for RamDisk {
 
     fn sync(&mut self, id: SegmentId) -> io::Result<()> {
         self.flush(id, 0..u32::MAX)
+    }
+
+    fn set_aside(&mut self, id: SegmentId) -> io::Result<()> {
+        self.remove(id)
     }
 
     fn checkpoints(&mut self) -> io::Result<Vec<u64>> {
@@ -391,10 +462,24 @@ impl Disk for RamDisk {
     fn set_aside_checkpoint(&mut self, number: u64) -> io::Result<()> {
         self.checkpoints.remove(&number).map(|_| ()).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
+
+    fn read_end(&mut self) -> io::Result<Option<Vec<u8>>> {
+        Ok(self.end.clone())
+    }
+
+    fn remove_end(&mut self) -> io::Result<()> {
+        self.removed_end = self.end.take().or(self.removed_end.take());
+        Ok(())
+    }
 }
 
 fn segment(segments: &mut BTreeMap<SegmentId, Segment>, id: SegmentId) -> io::Result<&mut Segment> {
     segments.get_mut(&id).ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no segment {id}")))
+}
+
+fn sectors_of(page: u32) -> Range<u32> {
+    const SECTORS: u32 = PAGE_BYTES / SECTOR_BYTES;
+    page * SECTORS..(page + 1) * SECTORS
 }
 
 fn sectors(range: &Range<usize>) -> Range<u32> {
@@ -422,8 +507,9 @@ impl AsRef<[u8]> for Mapping {
 }
 
 /// Memory that is written while mappings of it exist, as that of a mapped file is. The rule that makes it sound is the same
-/// one: nobody looks at bytes of a mapping that are yet to be written, and what was written once and looked at is written
-/// again only by planted damage, between two looks.
+/// one (`mapping.rs`): nobody has a reference to bytes of a mapping while others are written there. Batches are written where nobody
+/// looks yet; what a start zeroes, cold segments have overwritten, and damage is planted in, is written between two looks, for all of it
+/// goes through `RamDisk`, on the one thread that looks.
 struct Memory {
     start: NonNull<u8>,
     layout: Layout,

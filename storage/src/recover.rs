@@ -13,7 +13,7 @@ use crate::checkpoint::{self, BadCheckpoint, Checkpoint, Position};
 use crate::layout::{self, BadSegment, FIRST_BATCH_OFFSET, SegmentHeader};
 use crate::limits::PAGE_BYTES;
 use crate::rot::{Loss, Rot, RotReason};
-use crate::scrub::{self, Memory, SegmentIs};
+use crate::scrub::{self, Partly, SegmentIs};
 use crate::segments::Segment;
 use crate::walk::Walk;
 use crate::{Disk, Location, Log, LogOptions, OpenError, RecordHeader, SegmentId, end};
@@ -33,6 +33,8 @@ pub struct Recovered {
     pub checkpoint: Option<u64>,
     /// Newer checkpoints that do not hold: the one before them served.
     pub checkpoints_damaged: u32,
+    /// Spare segments that were damaged, and are put aside. (`rot` says how.) The log makes others.
+    pub spares_damaged: u32,
     /// What is not as it was written, in the log's order. It was left as it is.
     pub rot: Vec<Rotten>,
 }
@@ -47,7 +49,8 @@ pub struct Rotten {
     pub after: Option<u64>,
 }
 
-/// The remains of a last batch that a crash tore. They are zeros now. Nothing in it was ever acknowledged.
+/// The remains of a last batch that a crash tore. They are zeros now. Nothing in it was ever acknowledged, unless it was damaged by
+/// the disk and not by a crash: of the very last batch, which nothing follows, nobody can tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Truncated {
     /// Where it lay.
@@ -139,7 +142,9 @@ pub struct Replay {
     /// What was found before it began, but for what lies before the checkpoint's position.
     heads: Vec<Rot>,
     /// The segment of the checkpoint's position, if there is one: what lies before it is looked at in the end.
-    before: Option<(Bytes, SegmentIs)>,
+    before: Option<SegmentIs>,
+    /// Its bytes, where it is not gone through.
+    beginning: Option<Partly>,
     /// Where it begins.
     first: Tail,
 }
@@ -164,10 +169,11 @@ pub(crate) fn begin(options: &LogOptions, disk: &mut dyn Disk, start: Start) -> 
     let from = start.newest().map(|newest| newest.position);
     let walked_from = from.map_or(SegmentId::FIRST, |position| position.segment);
     let mut heads = Vec::new();
-    let (held, mut views, cold) = open_segments(options, disk, from.map(|position| position.segment), &mut heads)?;
-    let segments = (views.len() + cold.len()) as u32;
-    let walked = views.split_off(views.partition_point(|(_, header)| header.id < walked_from));
-    let (mapping, header) = &walked[0];
+    let (held, mut opened, cold) = open_segments(options, disk, from, &mut heads)?;
+    let segments = (opened.views.len() + cold.len()) as u32;
+    let walked = opened.views.split_off(opened.views.partition_point(|(_, header)| header.id < walked_from));
+    let walked = Opened { views: walked, ..opened };
+    let (_, header) = &walked.views[0];
     let (first, before) = match from {
         Some(Position { segment, generation, offset, batch }) => {
             if header.generation != generation || offset > header.size_bytes {
@@ -176,19 +182,23 @@ pub(crate) fn begin(options: &LogOptions, disk: &mut dyn Disk, start: Start) -> 
             }
             let SegmentHeader { shard, id, size_bytes, generation } = *header;
             let is = SegmentIs { shard, id, size_bytes, generation: Some(generation) };
-            (Tail { segment, offset, batch }, Some((mapping.clone(), is)))
+            (Tail { segment, offset, batch }, Some(is))
         }
         None => (Tail { segment: header.id, offset: FIRST_BATCH_OFFSET, batch: 1 }, None),
     };
-    let ends = from.is_some() && ends_at(options, disk, from, first.offset, mapping)?;
-    let walk = if ends {
+    // With a damaged spare segment all of them are looked at.
+    let beginning = match from {
+        Some(position) if walked.headless.is_empty() => ends_at(options, disk, position, &walked.views)?,
+        _ => None,
+    };
+    let walk = if beginning.is_some() {
         None
     } else {
-        let arriving = disk.read_ahead(walked.iter().map(|(mapping, _)| mapping.clone()).collect());
-        let arriving = arriving.map_err(failed("read", walked_from))?;
+        let views = walked.views.iter().map(|(mapping, header)| (header.id, mapping.clone())).collect();
+        let arriving = disk.read_ahead(views).map_err(failed("read", walked_from))?;
         Some(Walk::new(walked, arriving, first.offset, first.batch))
     };
-    let replay = Replay { start, segments, walk, heads, before, first };
+    let replay = Replay { start, segments, walk, heads, before, beginning, first };
     Ok(Begun { segments: held, cold, replay })
 }
 
@@ -203,10 +213,11 @@ impl Replay {
     /// gone through yet is, and given to nobody. On an error the disk is as it was.
     pub fn end(mut self, disk: &mut dyn Disk, log: &mut Log) -> Result<Recovered, OpenError> {
         while self.step(&mut |_, _, _| {}) {}
-        let Replay { start, segments, walk, mut heads, before, first } = self;
-        if let Some((mapping, is)) = before {
+        let Replay { start, segments, mut walk, mut heads, before, beginning, first } = self;
+        let beginning = walk.as_mut().map(|walk| walk.beginning(first.offset)).or(beginning);
+        if let (Some(is), Some(mut beginning)) = (before, beginning) {
             // What waits there is not cold, and nobody looks at its checksums any more.
-            heads.extend(scrub::check_before(&is, &mut Memory(&mapping), first.offset));
+            heads.extend(scrub::check_before(&is, &mut beginning, first.offset));
         }
         let mut report = Recovered {
             segments,
@@ -215,12 +226,15 @@ impl Replay {
             rot: heads.into_iter().map(|rot| Rotten { rot, after: None }).collect(),
             ..Recovered::default()
         };
+        let mut aside = Vec::new();
         let tail = match walk {
             None => first,
-            Some(walk) => walk.end(disk, start.through, &mut report)?,
+            Some(walk) => walk.end(disk, start.through, &mut report, &mut aside)?,
         };
         report.batches = tail.batch - first.batch;
         start.set_aside(disk)?;
+        set_aside(disk, log, &mut aside, tail)?;
+        report.spares_damaged = aside.len() as u32;
         disk.remove_end().map_err(|source| OpenError::End { source })?;
         log.goes_on(tail);
         Ok(report)
@@ -231,23 +245,68 @@ impl Replay {
 pub(crate) type Held = Vec<(SegmentId, Segment)>;
 
 /// Whether the mark of a clean end is there and says that the log ends at the position of the newest checkpoint, and nothing
-/// lies there: then nothing was ever written behind it.
+/// lies there, nor where the next segment begins: then nothing was ever written behind it. Gives the segment up to there.
 fn ends_at(
     options: &LogOptions,
     disk: &mut dyn Disk,
-    position: Option<Position>,
-    offset: u32,
-    mapping: &Bytes,
-) -> Result<bool, OpenError> {
+    position: Position,
+    walked: &Views,
+) -> Result<Option<Partly>, OpenError> {
     let mark = disk.read_end().map_err(|source| OpenError::End { source })?;
     let end = mark.and_then(|mark| end::decode(&mark, options.shard));
-    let page = mapping.get(offset as usize..).unwrap_or_default();
-    let page = &page[..page.len().min(PAGE_BYTES as usize)];
-    Ok(end.is_some() && end == position && layout::is_zero(page))
+    if end != Some(position) {
+        return Ok(None);
+    }
+    let mut up_to_behind = |(mapping, header): &(Bytes, SegmentHeader), offset: u32| {
+        let end = mapping.len().min((offset + PAGE_BYTES) as usize);
+        let partly = read_in(disk, header.id, &mapping.slice(..end))?;
+        let is_read = partly.unreadable.iter().all(|page| page.end <= offset);
+        Ok((is_read && layout::is_zero(&partly.bytes[offset as usize..])).then_some(partly))
+    };
+    // A mark that came back although the log went on is not believed, wherever it did.
+    if let Some(next) = walked.get(1)
+        && up_to_behind(next, FIRST_BATCH_OFFSET)?.is_none()
+    {
+        return Ok(None);
+    }
+    up_to_behind(&walked[0], position.offset)
+}
+
+/// A view of a segment or of its beginning, or where it must not be looked at a copy of what there is.
+fn read_in(disk: &mut dyn Disk, id: SegmentId, view: &Bytes) -> Result<Partly, OpenError> {
+    let copy = disk.read_in(id, view).map_err(failed("read", id))?;
+    Ok(copy.unwrap_or_else(|| Partly { bytes: view.clone(), unreadable: Vec::new() }))
+}
+
+/// Puts spare segments aside that are damaged. Those behind them, which hold nothing either, go, the last one first: at no time is one
+/// missing before another. The log makes others.
+fn set_aside(disk: &mut dyn Disk, log: &mut Log, aside: &mut Vec<SegmentId>, tail: Tail) -> Result<(), OpenError> {
+    aside.sort_unstable();
+    aside.dedup();
+    let Some(&first) = aside.first() else { return Ok(()) };
+    assert!(first > tail.segment, "the log does not go on in what is put aside");
+    log.cut(first);
+    let mut ids = disk.list().map_err(failed("list", SegmentId(0)))?;
+    ids.retain(|id| !id.is_cold() && *id >= first);
+    ids.sort_unstable();
+    for id in ids.into_iter().rev() {
+        let is_damaged = aside.binary_search(&id).is_ok();
+        let (doing, done) = if is_damaged { ("put aside", disk.set_aside(id)) } else { ("remove", disk.remove(id)) };
+        done.map_err(failed(doing, id))?;
+    }
+    Ok(())
 }
 
 /// Views of segments, with their headers.
 pub(crate) type Views = Vec<(Bytes, SegmentHeader)>;
+
+/// The segments of a log.
+pub(crate) struct Opened {
+    /// All of them, in their order.
+    pub(crate) views: Views,
+    /// Those of them that are zeros behind a first page that does not hold: of these the generation is not known.
+    pub(crate) headless: Vec<SegmentId>,
+}
 
 /// All segments, in order, with their headers checked: what holds them, and their views, and apart from them the cold ones. From
 /// the one that a checkpoint names on, or the first, none is missing; of
@@ -255,10 +314,10 @@ pub(crate) type Views = Vec<(Bytes, SegmentHeader)>;
 fn open_segments(
     options: &LogOptions,
     disk: &mut dyn Disk,
-    from: Option<SegmentId>,
+    from: Option<Position>,
     heads: &mut Vec<Rot>,
-) -> Result<(Held, Views, Held), OpenError> {
-    let walked_from = from.unwrap_or(SegmentId::FIRST);
+) -> Result<(Held, Opened, Held), OpenError> {
+    let walked_from = from.map_or(SegmentId::FIRST, |position| position.segment);
     let missing = |segment| OpenError::Rot { segment, offset: 0, reason: RotReason::SegmentMissing };
     let mut ids = disk.list().map_err(failed("list", SegmentId(0)))?;
     ids.sort_unstable();
@@ -266,19 +325,19 @@ fn open_segments(
     let mut cold = Vec::with_capacity(cold_ids.len());
     for id in cold_ids {
         let mapping = disk.open(id).map_err(failed("open", id))?;
-        let header = check_segment(options, id, &mapping, heads)?;
+        let header = check_segment(options, disk, id, &mapping, None, heads)?;
         cold.push((id, Segment::new(mapping, header.generation, false)));
     }
     if ids.is_empty() && from.is_none() {
         let id = SegmentId::FIRST;
         let mapping = disk.create(id, options.segment_size).map_err(failed("make", id))?;
-        let header = check_segment(options, id, &mapping, heads)?;
+        let header = check_segment(options, disk, id, &mapping, None, heads)?;
         let segment = Segment::new(mapping, header.generation, true);
-        let view = segment.view().clone();
-        return Ok((vec![(id, segment)], vec![(view, header)], cold));
+        let opened = Opened { views: vec![(segment.view().clone(), header)], headless: Vec::new() };
+        return Ok((vec![(id, segment)], opened, cold));
     }
     let mut held = Vec::with_capacity(ids.len());
-    let mut segments = Vec::with_capacity(ids.len());
+    let mut opened = Opened { views: Vec::with_capacity(ids.len()), headless: Vec::new() };
     let mut expected = walked_from;
     for id in ids {
         if id >= walked_from {
@@ -289,34 +348,78 @@ fn open_segments(
             expected = id.next();
         }
         let mapping = disk.open(id).map_err(failed("open", id))?;
-        let header = check_segment(options, id, &mapping, heads)?;
+        let known = from.filter(|position| position.segment == id).map(|position| position.generation);
+        let header = match check_segment(options, disk, id, &mapping, known, heads) {
+            Err(OpenError::Rot { .. }) if id > walked_from && is_empty(options, disk, id, &mapping, heads)? => {
+                opened.headless.push(id);
+                // No batch has it, and there is none in it.
+                SegmentHeader { shard: options.shard, id, size_bytes: options.segment_size, generation: 0 }
+            }
+            checked => checked?,
+        };
         // Who is given records looks at views, which are counted.
         let segment = Segment::new(mapping, header.generation, id >= walked_from);
-        segments.push((segment.view().clone(), header));
+        opened.views.push((segment.view().clone(), header));
         held.push((id, segment));
     }
     if expected == walked_from {
         return Err(missing(walked_from));
     }
-    Ok((held, segments, cold))
+    Ok((held, opened, cold))
 }
 
-fn check_segment(
+/// Whether a segment with a first page that does not hold is zeros behind it, as a spare one is. That page has to be its own, but for a
+/// few bits, or not to be read: anything else may be what was meant for the place where the log goes on.
+fn is_empty(
     options: &LogOptions,
+    disk: &mut dyn Disk,
     id: SegmentId,
     mapping: &Bytes,
     heads: &mut Vec<Rot>,
+) -> Result<bool, OpenError> {
+    let size_bytes = options.segment_size;
+    if mapping.len() != size_bytes as usize {
+        return Ok(false);
+    }
+    let Partly { bytes, unreadable } = read_in(disk, id, mapping)?;
+    let (head, rest) = bytes.split_at(FIRST_BATCH_OFFSET as usize);
+    let is_lost = unreadable.first().is_some_and(|page| page.start == 0);
+    let reason = if is_lost { RotReason::Unreadable } else { RotReason::SegmentHeader };
+    let is_own = is_lost || layout::is_nearly_header(head, options.shard, id, size_bytes);
+    let is_empty = is_own && unreadable.iter().all(|page| page.start == 0) && layout::is_zero(rest);
+    if is_empty {
+        heads.push(Rot { segment: id, offset: 0, bytes: PAGE_BYTES, reason, loss: Loss::Nothing });
+    }
+    Ok(is_empty)
+}
+
+/// Checks the first page of a segment. `known` is its generation, if a checkpoint says it.
+fn check_segment(
+    options: &LogOptions,
+    disk: &mut dyn Disk,
+    id: SegmentId,
+    mapping: &Bytes,
+    known: Option<u64>,
+    heads: &mut Vec<Rot>,
 ) -> Result<SegmentHeader, OpenError> {
-    let reason = RotReason::SegmentHeader;
+    let first = FIRST_BATCH_OFFSET as usize;
+    let head = read_in(disk, id, &mapping.slice(..mapping.len().min(first)))?;
+    let reason = if head.unreadable.is_empty() { RotReason::SegmentHeader } else { RotReason::Unreadable };
     let rot = OpenError::Rot { segment: id, offset: 0, reason };
-    let header = match SegmentHeader::decode(mapping) {
+    let header = match SegmentHeader::decode(&head.bytes) {
         Ok(header) => header,
         Err(BadSegment::Damaged) => {
             // All that it says is known otherwise, if there is a batch.
             let size_bytes = options.segment_size;
-            let first = FIRST_BATCH_OFFSET as usize;
-            let generation = mapping.get(first..first + PAGE_BYTES as usize).and_then(scrub::generation_of);
-            let Some(generation) = generation.filter(|_| mapping.len() == size_bytes as usize) else { return Err(rot) };
+            if mapping.len() != size_bytes as usize {
+                return Err(rot);
+            }
+            let both = read_in(disk, id, &mapping.slice(..mapping.len().min(first + PAGE_BYTES as usize)))?;
+            let is_own =
+                !head.unreadable.is_empty() || layout::is_nearly_header(&head.bytes, options.shard, id, size_bytes);
+            let known = known.filter(|_| is_own);
+            let generation = both.bytes.get(first..).and_then(scrub::generation_of).or(known);
+            let Some(generation) = generation else { return Err(rot) };
             heads.push(Rot { segment: id, offset: 0, bytes: PAGE_BYTES, reason, loss: Loss::Nothing });
             return Ok(SegmentHeader { shard: options.shard, id, size_bytes, generation });
         }

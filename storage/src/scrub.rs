@@ -9,6 +9,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use rustix::fs::OFlags;
 
 use crate::layout::{self, BATCH_HEADER_BYTES, BadSegment, BatchHeader, FIRST_BATCH_OFFSET, SegmentHeader};
@@ -91,17 +92,32 @@ impl Source for Memory<'_> {
     }
 }
 
+/// A copy of a segment, or of its beginning, of which the disk did not give all.
+#[derive(Clone, Debug)]
+pub struct Partly {
+    /// Its bytes, with zeros for those.
+    pub bytes: Bytes,
+    /// Pages that could not be read.
+    pub unreadable: Vec<Range<u32>>,
+}
+
+impl Source for Partly {
+    fn at(&mut self, range: Range<u32>) -> &[u8] {
+        &self.bytes[range.start as usize..range.end as usize]
+    }
+
+    fn unreadable(&self) -> &[Range<u32>] {
+        &self.unreadable
+    }
+}
+
 /// Looks whether all batches of a segment are as they were written. Their numbers have to be dense among themselves.
 pub fn check_segment(is: &SegmentIs, source: &mut dyn Source) -> Checked {
     let mut check = Check { is, source, limit: is.size_bytes, generation: is.generation, rot: Vec::new() };
     check.head();
     let (batches, end) = check.all();
     let mut rot = check.rot;
-    // What cannot be read is zeros to the checksums, and where there were zeros they hold.
-    for page in source.unreadable() {
-        let (offset, bytes) = (page.start, page.end - page.start);
-        rot.push(Rot { segment: is.id, offset, bytes, reason: RotReason::Unreadable, loss: Loss::Nothing });
-    }
+    rot.extend(source.unreadable().iter().map(|page| unreadable(is.id, page)));
     Checked { segment: is.id, bytes: u64::from(is.size_bytes), batches, end, rot }
 }
 
@@ -112,7 +128,18 @@ pub(crate) fn check_before(is: &SegmentIs, source: &mut dyn Source, limit: u32) 
     if end < limit && check.rot.last().is_none_or(|rot| rot.offset + rot.bytes < limit) {
         check.found(end..limit, RotReason::BatchMissing, Loss::Unknown);
     }
-    check.rot
+    let mut rot = check.rot;
+    // Of the first page it is known already.
+    let before = source.unreadable().iter().filter(|page| (FIRST_BATCH_OFFSET..limit).contains(&page.start));
+    rot.extend(before.map(|page| unreadable(is.id, page)));
+    rot
+}
+
+/// Pages that cannot be read. They are zeros to the checksums: what was lost with them is found by these, and where there were zeros
+/// they hold.
+pub(crate) fn unreadable(segment: SegmentId, page: &Range<u32>) -> Rot {
+    let (offset, bytes) = (page.start, page.end - page.start);
+    Rot { segment, offset, bytes, reason: RotReason::Unreadable, loss: Loss::Nothing }
 }
 
 struct Check<'a> {

@@ -110,6 +110,12 @@ impl Segments {
         self.list.push_back(Some(segment));
     }
 
+    /// Forgets this one and all behind it. There are some before it, and nobody looks at those that go.
+    pub(crate) fn cut(&mut self, from: SegmentId) {
+        assert!(from > self.first, "a log has a segment");
+        self.list.truncate((from.0 - self.first.0) as usize);
+    }
+
     /// The number behind the last one.
     pub(crate) fn next(&self) -> SegmentId {
         SegmentId(self.first.0 + self.list.len() as u32)

@@ -1,7 +1,6 @@
 //! The walk through the batches of a log that is opened, from the newest checkpoint's position on, and the judgement of what lies
 //! behind the last of them: see [`crate::recover`].
 
-use std::cell::{Cell, RefCell};
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -9,8 +8,9 @@ use bytes::Bytes;
 use crate::layout::SegmentHeader;
 use crate::layout::{self, BATCH_HEADER_BYTES, BatchHeader, FIRST_BATCH_OFFSET};
 use crate::limits::{BATCH_MAX_BYTES, PAGE_BYTES};
-use crate::recover::{Recovered, Rotten, Tail, Truncated, Views, failed};
+use crate::recover::{Opened, Recovered, Rotten, Tail, Truncated, Views, failed};
 use crate::rot::{Loss, Part, Rot, RotReason, look_into};
+use crate::scrub::{Partly, unreadable};
 use crate::{Arriving, Disk, Location, OpenError, RecordHeader, SegmentId};
 
 /// A place in the log.
@@ -34,7 +34,13 @@ enum Next {
 pub(crate) struct Walk {
     segments: Views,
     /// How far they are read in.
-    arriving: RefCell<Arriving>,
+    arriving: Arriving,
+    /// Pages that the disk does not give, with the index of their segment, of which the view is a copy then: in it they are zeros.
+    unreadable: Vec<(usize, Range<u32>)>,
+    /// Segments that are zeros behind a first page that does not hold.
+    headless: Vec<SegmentId>,
+    /// Where it began in the first one.
+    began: u32,
     /// Where the next batch would begin, and its number.
     at: At,
     next_batch: u64,
@@ -47,16 +53,20 @@ pub(crate) struct Walk {
     /// Nothing more is accepted: what lies behind was looked through.
     is_over: bool,
     /// From this place on, in all segments behind the headers', a look for batches found zeros.
-    zeros_from: Cell<(usize, u32)>,
+    zeros_from: (usize, u32),
 }
 
 impl Walk {
     /// Begins in the first of these segments.
-    pub(crate) fn new(segments: Views, arriving: Arriving, offset: u32, next_batch: u64) -> Walk {
+    pub(crate) fn new(views: Opened, arriving: Arriving, offset: u32, next_batch: u64) -> Walk {
+        let Opened { views: segments, headless } = views;
         let at = At { segment: 0, offset };
         Walk {
             segments,
-            arriving: RefCell::new(arriving),
+            arriving,
+            unreadable: Vec::new(),
+            headless,
+            began: offset,
             at,
             next_batch,
             last: None,
@@ -64,7 +74,7 @@ impl Walk {
             records: 0,
             rot: Vec::new(),
             is_over: false,
-            zeros_from: Cell::new((usize::MAX, 0)),
+            zeros_from: (usize::MAX, 0),
         }
     }
 
@@ -109,14 +119,30 @@ impl Walk {
         self.next_batch += 1;
     }
 
-    /// Judges what lies behind the batches that were accepted, and makes them durable. Says where the log goes on.
-    pub(crate) fn end(self, disk: &mut dyn Disk, through: u64, report: &mut Recovered) -> Result<Tail, OpenError> {
+    /// The first bytes of its first segment.
+    pub(crate) fn beginning(&mut self, len: u32) -> Partly {
+        self.wait(0, len as usize);
+        let unreadable =
+            self.unreadable.iter().filter(|(index, _)| *index == 0).map(|(_, page)| page.clone()).collect();
+        Partly { bytes: self.segments[0].0.slice(..len as usize), unreadable }
+    }
+
+    /// Judges what lies behind the batches that were accepted, and makes them durable. Says where the log goes on, and adds spare
+    /// segments that are damaged to those to be put aside.
+    pub(crate) fn end(
+        mut self,
+        disk: &mut dyn Disk,
+        through: u64,
+        report: &mut Recovered,
+        aside: &mut Vec<SegmentId>,
+    ) -> Result<Tail, OpenError> {
         let tail = self.at;
         if self.next_batch < through {
             // The checkpoint has what stood here: it was durable.
             return Err(self.rot(tail, RotReason::BatchMissing));
         }
-        if let Some((at, bytes)) = self.judge_tail(tail)? {
+        let Behind { torn, spares } = self.judge_tail(tail)?;
+        if let Some((at, bytes)) = torn {
             // Behind the last whole batch something is damaged, and only this torn one says that it was durable: with its remains
             // zeroed the next start would take what is damaged for the torn one, and cut it off.
             if let Some(Rotten { rot, .. }) = self.rot.get(self.rot_before) {
@@ -135,33 +161,45 @@ impl Walk {
             disk.write(header.id, at.offset, &batch).map_err(failed("rewrite the last batch of", header.id))?;
         }
         report.records = self.records;
-        report.rot.extend(self.rot);
+        aside.extend(self.headless.iter().copied().chain(spares.iter().map(|spare| spare.segment)));
+        // Of first pages it is known already, and so is of what lies before.
+        let begins = |index: usize| if index == 0 { self.began } else { FIRST_BATCH_OFFSET };
+        let pages =
+            self.unreadable.iter().filter(|(index, page)| page.start >= begins(*index) && *index <= tail.segment);
+        let pages = pages.map(|(index, page)| unreadable(self.segments[*index].1.id, page));
+        let behind = pages
+            .chain(spares.into_iter().filter(|rot| rot.offset >= FIRST_BATCH_OFFSET))
+            .map(|rot| Rotten { rot, after: Some(self.records) });
+        report.rot.extend(self.rot.iter().copied().chain(behind));
+        report.rot.sort_by_key(|it| (it.rot.segment, it.rot.offset));
         let segment = self.segments[tail.segment].1.id;
         Ok(Tail { segment, offset: tail.offset, batch: self.next_batch })
     }
 
     /// The next valid batch from a place on, with at least this number. None was ever written at its place but that one.
-    fn find(&self, from: At, number: u64) -> Option<(At, BatchHeader)> {
-        let first = FIRST_BATCH_OFFSET;
+    fn find(&mut self, from: At, number: u64) -> Option<(At, BatchHeader)> {
         let mut all_zeros = true;
-        let found = (from.segment..self.segments.len()).find_map(|index| {
-            let (mapping, segment) = &self.segments[index];
-            let start = if index == from.segment { from.offset } else { first };
-            (start..segment.size_bytes).step_by(PAGE_BYTES as usize).find_map(|offset| {
-                let rest = &mapping[offset as usize..];
+        for index in from.segment..self.segments.len() {
+            let start = if index == from.segment { from.offset } else { FIRST_BATCH_OFFSET };
+            for offset in (start..self.segments[index].1.size_bytes).step_by(PAGE_BYTES as usize) {
                 self.wait(index, (offset + PAGE_BYTES) as usize);
+                let (mapping, segment) = &self.segments[index];
+                let rest = &mapping[offset as usize..];
                 if layout::is_zero(&rest[..PAGE_BYTES as usize]) {
-                    return None;
+                    continue;
                 }
                 all_zeros = false;
-                let header = belonging(segment, rest, offset)?;
-                (header.number >= number).then_some((At { segment: index, offset }, header))
-            })
-        });
-        if all_zeros {
-            self.zeros_from.set((from.segment, from.offset));
+                if let Some(header) = belonging(segment, rest, offset)
+                    && header.number >= number
+                {
+                    return Some((At { segment: index, offset }, header));
+                }
+            }
         }
-        found
+        if all_zeros {
+            self.zeros_from = (from.segment, from.offset);
+        }
+        None
     }
 
     /// Goes on at the next valid batch, if there is one. What is lost until there is rot.
@@ -196,9 +234,9 @@ impl Walk {
     }
 
     /// What lies at this place. Only a batch's header ever lies there, so a valid one that is not the next is misplaced.
-    fn look(&self, at: At) -> Next {
-        let (mapping, segment) = &self.segments[at.segment];
+    fn look(&mut self, at: At) -> Next {
         self.wait(at.segment, at.offset as usize + BATCH_MAX_BYTES as usize);
+        let (mapping, segment) = &self.segments[at.segment];
         let rest = &mapping[at.offset as usize..];
         if BatchHeader::decode(rest).is_none() {
             return Next::Absent;
@@ -210,13 +248,13 @@ impl Walk {
     }
 
     /// The start of the next segment, if the log goes on there: this one is full, or the next batch is there, torn or not.
-    fn next_segment(&self, at: At) -> Option<At> {
+    fn next_segment(&mut self, at: At) -> Option<At> {
         let next = At { segment: at.segment + 1, offset: FIRST_BATCH_OFFSET };
-        let (mapping, segment) = self.segments.get(next.segment)?;
-        if segment.id != self.segments[at.segment].1.id.next() {
+        if self.segments.get(next.segment)?.1.id != self.segments[at.segment].1.id.next() {
             return None;
         }
         self.wait(next.segment, next.offset as usize + BATCH_HEADER_BYTES as usize);
+        let (mapping, segment) = &self.segments[next.segment];
         let header = BatchHeader::decode(&mapping[next.offset as usize..]);
         let goes_on =
             header.is_some_and(|header| header.generation == segment.generation && header.number == self.next_batch);
@@ -255,9 +293,8 @@ impl Walk {
         }
     }
 
-    /// Judges all that lies behind the accepted batches: nothing, the remains of one torn batch (their place and length),
-    /// or rot.
-    fn judge_tail(&self, tail: At) -> Result<Option<(At, u32)>, OpenError> {
+    /// Judges all that lies behind the accepted batches: nothing, the remains of one torn batch, rot of spare segments, or rot.
+    fn judge_tail(&mut self, tail: At) -> Result<Behind, OpenError> {
         let torn = match self.look(tail) {
             Next::Torn(header) => Some(layout::padded(header.length)),
             Next::Misplaced => return Err(self.rot(tail, RotReason::BatchMisplaced)),
@@ -265,6 +302,11 @@ impl Walk {
         };
         if let Some(missing) = self.missing_from(tail.segment) {
             return Err(OpenError::Rot { segment: missing, offset: 0, reason: RotReason::SegmentMissing });
+        }
+        let mut spares = self.judge_unreadable(tail)?;
+        let tail_id = self.segments[tail.segment].1.id;
+        if let Some(&segment) = self.headless.iter().find(|id| **id <= tail_id) {
+            return Err(OpenError::Rot { segment, offset: 0, reason: RotReason::SegmentHeader });
         }
         let missing = if torn.is_some() { RotReason::Batch } else { RotReason::BatchMissing };
         // Pages that are not zeros, per segment: first and end.
@@ -276,15 +318,58 @@ impl Walk {
                 strays.push((segment, stray));
             }
         }
+        let explained = |walk: &Walk, strays: &[(usize, Range<u32>)]| match strays {
+            [(segment, stray)] => walk.torn_reach(tail, torn, *segment).is_some_and(|end| stray.end <= end),
+            _ => false,
+        };
+        // In a spare segment a few bits that turned over are no part of a batch. Where there is something behind the last batch
+        // they are all the same taken for what they may be: a block of that one, in the wrong place.
+        if !explained(self, &strays) && strays.first().is_some_and(|(first, _)| *first > tail.segment) && torn.is_none()
+        {
+            spares.extend(strays.extract_if(.., |(segment, stray)| self.is_flipped(*segment, stray)).map(
+                |(segment, stray)| {
+                    let (segment, offset, bytes) = (self.segments[segment].1.id, stray.start, stray.end - stray.start);
+                    Rot { segment, offset, bytes, reason: RotReason::Stray, loss: Loss::Nothing }
+                },
+            ));
+        }
         let Some((segment, stray)) = strays.first().cloned() else {
-            return Ok(None);
+            return Ok(Behind { torn: None, spares });
         };
         let start = At { segment, offset: stray.start };
-        let explained = strays.len() == 1 && self.torn_reach(tail, torn, segment).is_some_and(|end| stray.end <= end);
-        if !explained {
+        if !explained(self, &strays) {
             return Err(self.rot(start, RotReason::Stray));
         }
-        Ok(Some((start, stray.end - stray.start)))
+        Ok(Behind { torn: Some((start, stray.end - stray.start)), spares })
+    }
+
+    /// Whether what lies in a segment is what zeros are of which a few bits turned over.
+    fn is_flipped(&self, segment: usize, stray: &Range<u32>) -> bool {
+        layout::is_nearly_zero(&self.segments[segment].0[stray.start as usize..stray.end as usize])
+    }
+
+    /// Judges the pages behind the accepted batches that cannot be read: gives those of spare segments in which the log certainly
+    /// did not go on. It begins a segment with its first batch and goes on without a gap, so that there is none behind one that
+    /// has no first one.
+    fn judge_unreadable(&mut self, tail: At) -> Result<Vec<Rot>, OpenError> {
+        // With them all views are what can be read.
+        (tail.segment..self.segments.len()).for_each(|segment| self.wait(segment, usize::MAX));
+        let mut spares = Vec::new();
+        for (segment, page) in &self.unreadable {
+            let at = At { segment: *segment, offset: page.start };
+            let may_begin = *segment == tail.segment + 1 && page.contains(&FIRST_BATCH_OFFSET);
+            let may_go_on = *segment == tail.segment && page.end > tail.offset.max(FIRST_BATCH_OFFSET);
+            let is_spare = *segment > tail.segment;
+            // Beside anything else it might be more of that.
+            let is_else = is_spare && !layout::is_zero(&self.segments[*segment].0[FIRST_BATCH_OFFSET as usize..]);
+            if may_go_on || may_begin || is_else {
+                return Err(self.rot(at, RotReason::Unreadable));
+            }
+            if is_spare {
+                spares.push(unreadable(self.segments[*segment].1.id, page));
+            }
+        }
+        Ok(spares)
     }
 
     /// Up to where the remains of the next batch may reach in a segment, if it may have begun there: behind the last batch, or
@@ -300,11 +385,10 @@ impl Walk {
 
     /// The extent of pages from `from` on that are not zeros, or [`Valid`] if one from `after` on starts with a batch's header.
     fn scan(&self, segment: usize, from: u32, after: u32) -> Result<Option<Range<u32>>, Valid> {
-        if self.zeros_from.get() <= (segment, from) {
+        if self.zeros_from <= (segment, from) {
             return Ok(None);
         }
         let (mapping, header) = &self.segments[segment];
-        self.wait(segment, mapping.len());
         let mut stray: Option<Range<u32>> = None;
         for offset in (from..header.size_bytes).step_by(PAGE_BYTES as usize) {
             let page = &mapping[offset as usize..(offset + PAGE_BYTES) as usize];
@@ -321,9 +405,14 @@ impl Walk {
         Ok(stray)
     }
 
-    /// Waits until a segment is read in up to an offset, or whole.
-    fn wait(&self, segment: usize, offset: usize) {
-        self.arriving.borrow_mut().wait(segment, offset.min(self.segments[segment].0.len()));
+    /// Waits until a segment is read in up to an offset, or whole. Its view may be another one then.
+    fn wait(&mut self, segment: usize, offset: usize) {
+        let Walk { segments, unreadable, arriving, .. } = self;
+        let offset = offset.min(segments[segment].0.len());
+        arriving.wait(segment, offset, &mut |index, partly| {
+            segments[index].0 = partly.bytes;
+            unreadable.extend(partly.unreadable.into_iter().map(|page| (index, page)));
+        });
     }
 
     /// The first segment that is missing behind this one, before another that is there.
@@ -335,6 +424,14 @@ impl Walk {
     fn rot(&self, at: At, reason: RotReason) -> OpenError {
         OpenError::Rot { segment: self.segments[at.segment].1.id, offset: at.offset, reason }
     }
+}
+
+/// What lies behind the last batch.
+struct Behind {
+    /// What is left of a torn one: its place and length.
+    torn: Option<(At, u32)>,
+    /// Damage of spare segments.
+    spares: Vec<Rot>,
 }
 
 /// A valid batch header lies where none may.

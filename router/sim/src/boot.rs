@@ -2,7 +2,7 @@
 
 use whimbrel_core::io::ShardConfig;
 use whimbrel_core::{OpenError, Shard};
-use whimbrel_storage::{LogOptions, Rotten};
+use whimbrel_storage::{Disk, LogOptions, RotReason, Rotten};
 
 use crate::bottom::Bottom;
 use crate::check::{Check, Violation};
@@ -26,6 +26,7 @@ pub(crate) fn boot(
         b.stats.misdirected_noticed += 1;
         disk.ram = undamaged;
     }
+    let has_end = disk.ram.read_end().is_ok_and(|end| end.is_some());
     if !b.healed && b.rng.per_mille(b.weather.read_fails_per_mille) {
         disk.ram.faults.read = Some(b.rng.below(READS) as u32);
     }
@@ -41,6 +42,9 @@ pub(crate) fn boot(
     };
     let start = |text: String| Violation::new(Check::Start, text);
     let shard = opened.map_err(|error| start(format!("shard {} does not start: {error}", config.shard)))?;
+    b.stats.starts_from_end += u64::from(has_end && shard.recovered().batches == 0);
+    let unreadable = shard.recovered().rot.iter().any(|it| it.rot.reason == RotReason::Unreadable);
+    b.stats.starts_with_lost_pages += u64::from(unreadable);
     let partitions: Vec<u16> = (config.shard.0..config.partitions).step_by(usize::from(config.shards)).collect();
     disk.started(&partitions, shard.recovered().checkpoint);
     for Rotten { rot, .. } in &shard.recovered().rot {

@@ -471,6 +471,7 @@ impl Cell {
     /// The node ends here, in the middle of whatever it was doing.
     pub(crate) fn crash(mut self, how: Crash, b: &mut Bottom) -> SimDisk {
         self.tally(&mut b.stats);
+        let end = self.shard.log_end().filter(|_| self.stopped);
         // What looked at segments is gone with the process.
         drop(self.shard);
         let chores = std::mem::take(&mut self.chores);
@@ -487,6 +488,11 @@ impl Cell {
             self.disk.ram.flip_checkpoint_bit(newest, b.rng.index(len * 8));
             b.stats.checkpoints_rotten += 1;
         }
+        if let Some(end) = end {
+            self.disk.ram.mark_end(end);
+        } else if b.rots.rng.per_mille(END_COMES_BACK_PER_MILLE) {
+            b.stats.ends_back += u64::from(self.disk.ram.bring_end_back());
+        }
         if how == Crash::Killed {
             self.disk.killed();
         } else {
@@ -501,6 +507,9 @@ impl Cell {
         self.disk
     }
 }
+
+/// How often the mark of a clean end that a start removed is there again after the next crash.
+const END_COMES_BACK_PER_MILLE: u64 = 200;
 
 /// When something is done off the core that is begun now.
 fn chore_due(b: &mut Bottom) -> u64 {

@@ -260,6 +260,10 @@ impl Disk for Unflushed<'_> {
         self.disk.ram.sync(id)
     }
 
+    fn set_aside(&mut self, id: SegmentId) -> io::Result<()> {
+        self.disk.ram.set_aside(id)
+    }
+
     fn checkpoints(&mut self) -> io::Result<Vec<u64>> {
         self.disk.ram.checkpoints()
     }

@@ -205,16 +205,37 @@ impl SimDisk {
 
     /// A segment that nobody writes any more rots. What is damaged by a write that went astray is looked for by itself.
     pub(crate) fn rot(&mut self, b: &mut Bottom) {
-        if self.damage.is_some() || self.astray.is_some() || self.undamaged.is_some() || self.lied {
-            return;
+        if self.may_rot() {
+            self.damage = Damage::new(&mut self.ram, &mut b.rots.rng);
+            self.note_damage(b);
+            self.evict(500, b);
         }
-        self.damage = Damage::new(&mut self.ram, &mut b.rots.rng);
+    }
+
+    /// The next start does not get a page of what it reads.
+    pub(crate) fn lose_page(&mut self, b: &mut Bottom) {
+        if self.may_rot() {
+            let numbers = self.ram.checkpoint_sizes().into_iter().rev().map(|(number, _)| number);
+            let newest = numbers.into_iter().find_map(|number| self.position(number));
+            let from = newest.map_or(SegmentId::FIRST, |position| position.segment);
+            self.damage = Damage::of_start(&mut self.ram, &mut b.rots.rng, from);
+            self.note_damage(b);
+            if let Some(damage) = &self.damage {
+                self.ram.evict(damage.segment);
+            }
+        }
+    }
+
+    fn may_rot(&self) -> bool {
+        self.damage.is_none() && self.astray.is_none() && self.undamaged.is_none() && !self.lied
+    }
+
+    fn note_damage(&self, b: &mut Bottom) {
         if let Some(damage) = &self.damage {
             b.stats.rots += 1;
             b.stats.pages_unreadable += u64::from(damage.unreadable.is_some());
             b.trace.line(format_args!("s{} {damage}", self.shard));
         }
-        self.evict(500, b);
     }
 
     /// What is damaged is read as it is on stable storage from now on, perhaps, unless the shard knows that it is in memory.

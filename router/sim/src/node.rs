@@ -20,6 +20,9 @@ use crate::tokens;
 /// How often what is damaged is brought back while the node is down.
 const MENDED_PER_MILLE: u64 = 300;
 
+/// How often the disk does not give a page of what the next start reads, where it rots.
+const PAGE_LOST_PER_MILLE: u64 = 300;
+
 pub(crate) struct Node {
     cells: Vec<Cell>,
     shared: Shared,
@@ -126,10 +129,11 @@ impl Node {
         let mut disks: Vec<SimDisk> = self.cells.into_iter().map(|cell| cell.crash(how, b)).collect();
         for disk in &mut disks {
             // Somebody has brought a copy of what was damaged, or will later.
-            if disk.damage.as_ref().is_some_and(|damage| damage.is_gone || damage.unreadable.is_some())
-                || b.rots.rng.per_mille(MENDED_PER_MILLE)
-            {
+            if disk.damage.as_ref().is_some_and(|damage| damage.is_gone) || b.rots.rng.per_mille(MENDED_PER_MILLE) {
                 disk.mend(b);
+            }
+            if !b.healed && b.weather.rots_per_mille > 0 && b.rots.rng.per_mille(PAGE_LOST_PER_MILLE) {
+                disk.lose_page(b);
             }
         }
         disks

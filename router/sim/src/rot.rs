@@ -44,7 +44,7 @@ pub(crate) struct Damage {
     batch: Option<u64>,
     /// Records that are lost by it: whose, and where.
     lost: Vec<(u16, Range<u32>)>,
-    /// The disk does not give this page, until it is looked at again at a start.
+    /// The disk does not give this page.
     pub(crate) unreadable: Option<Range<u32>>,
     /// Whose they were is not written anywhere any more.
     is_unknown: bool,
@@ -73,15 +73,26 @@ impl Damage {
     /// Damages a segment that nobody writes any more, if there is one.
     pub(crate) fn new(ram: &mut RamDisk, rng: &mut Rng) -> Option<Damage> {
         let ids: Vec<SegmentId> = ram.segments().filter(|id| is_closed(ram, *id)).collect();
+        Damage::of(ram, rng, &ids, 200)
+    }
+
+    /// Takes a page away from one that a start reads which goes on from this segment, if there is one.
+    pub(crate) fn of_start(ram: &mut RamDisk, rng: &mut Rng, from: SegmentId) -> Option<Damage> {
+        let read = |id: &SegmentId| *id >= from && !id.is_cold();
+        let ids: Vec<SegmentId> = ram.segments().filter(read).filter(|id| is_closed(ram, *id)).collect();
+        Damage::of(ram, rng, &ids, 1000)
+    }
+
+    fn of(ram: &mut RamDisk, rng: &mut Rng, ids: &[SegmentId], unreadable_per_mille: u64) -> Option<Damage> {
         if ids.is_empty() {
             return None;
         }
-        let segment = rng.pick(&ids);
+        let segment = rng.pick(ids);
         let good = ram.on_disk(segment)?;
         let batches = batches(&good);
         let batch = batches.get(rng.index(batches.len()))?;
         let mut unreadable = None;
-        let bytes = if !segment.is_cold() && rng.per_mille(200) {
+        let bytes = if !segment.is_cold() && rng.per_mille(unreadable_per_mille) {
             let page =
                 batch.offset + rng.below(u64::from((batch.end() - batch.offset) / PAGE_BYTES)) as u32 * PAGE_BYTES;
             unreadable = Some(page..page + PAGE_BYTES);
@@ -102,6 +113,9 @@ impl Damage {
         }
         for (offset, _, is) in &bytes {
             ram.rot(segment, *offset, &[*is]).ok()?;
+        }
+        if let Some(page) = &unreadable {
+            ram.lose_page(segment, page.start).ok()?;
         }
         let in_head = bytes[0].0 < PAGE_BYTES;
         let around = if in_head { 0..PAGE_BYTES } else { batch.offset..batch.end() };

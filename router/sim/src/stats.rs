@@ -99,6 +99,12 @@ stats! {
     starts_unreadable,
     /// Starts that had one to go on from.
     starts_from_checkpoint,
+    /// Starts that found a page which the disk does not give, and went on.
+    starts_with_lost_pages,
+    /// Starts that found the mark of a clean end, and no batch behind it.
+    starts_from_end,
+    /// Marks of a clean end that a crash brought back.
+    ends_back,
     /// Segments that were made of others.
     segments_reused,
     /// Segments that were read in before they were looked at.

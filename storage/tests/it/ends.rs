@@ -87,7 +87,7 @@ fn a_start_that_ended_otherwise_leaves_no_mark_and_the_next_one_looks_at_all() {
     drop(open(dir.path()));
     rot_a_spare(dir.path());
     let (_, opened) = open(dir.path());
-    assert!(matches!(opened, Err(OpenError::Rot { .. })), "there is no mark any more");
+    assert_eq!(opened.unwrap().1.spares_damaged, 1, "there is no mark any more");
 }
 
 #[test]
@@ -115,6 +115,24 @@ fn a_mark_that_came_back_hides_nothing() {
 }
 
 #[test]
+fn a_mark_that_came_back_hides_nothing_in_the_next_segment() {
+    let dir = tempfile::tempdir().unwrap();
+    ended(dir.path());
+    let mark = dir.path().join("shard-3/end");
+    let bytes = fs::read(&mark).unwrap();
+    let (mut disk, opened) = open(dir.path());
+    let (mut log, ..) = opened.unwrap();
+    // Nothing is written where it says that the log ends.
+    log.seal();
+    write(&mut log, &mut disk, 1);
+    assert_eq!(log.position().segment.0, 2);
+    drop(log);
+    fs::write(&mark, &bytes).unwrap();
+    let (_, opened) = open(dir.path());
+    assert_eq!(opened.unwrap().2, 1);
+}
+
+#[test]
 fn a_damaged_mark_is_none() {
     let dir = tempfile::tempdir().unwrap();
     ended(dir.path());
@@ -124,5 +142,9 @@ fn a_damaged_mark_is_none() {
     bytes[9] ^= 4;
     fs::write(&mark, bytes).unwrap();
     let (_, opened) = open(dir.path());
-    assert!(matches!(opened, Err(OpenError::Rot { .. })));
+    assert_eq!(opened.unwrap().1.spares_damaged, 1);
+    // It is still there, under a name by which it does not count.
+    let names = fs::read_dir(dir.path().join("shard-3")).unwrap().map(|it| it.unwrap().file_name());
+    let aside: Vec<_> = names.filter(|name| name.to_str().is_some_and(|name| name.ends_with(".seg.bad"))).collect();
+    assert_eq!(aside.len(), 1);
 }

@@ -19,4 +19,5 @@ mod rot_matrix;
 mod scrub;
 mod staging;
 mod torn;
+mod unreadable;
 mod verify;

@@ -1,7 +1,9 @@
 //! Damage that no crash explains: found, named, and left alone.
 
 use whimbrel_storage::ram::RamDisk;
-use whimbrel_storage::{Disk, Location, LogOptions, Loss, OpenError, Rot, RotReason, Rotten, SegmentId};
+use whimbrel_storage::{
+    Disk, Location, LogOptions, Loss, OpenError, RecordHeader, RecordKind, Rot, RotReason, Rotten, SegmentId, Wanted,
+};
 
 use crate::rig::{Kept, OPTIONS, Random, Rig, image, open};
 
@@ -157,6 +159,9 @@ fn any_random_bit_of_the_whole_log_is_found() {
         rotten.flip_bit(segment, offset, random.below(8) as u8).unwrap();
         match open(OPTIONS, &mut rotten) {
             Err(_) => assert!(segment >= last_segment, "byte {offset} of segment {segment}"),
+            Ok((_, recovered, found)) if recovered.spares_damaged > 0 => {
+                assert!(segment > last_segment && found == rig.kept, "byte {offset} of segment {segment}");
+            }
             Ok((_, recovered, found)) if !recovered.rot.is_empty() => {
                 assert_eq!(recovered.truncated, None);
                 assert!(found.iter().all(|it| rig.kept.contains(it)));
@@ -189,11 +194,65 @@ fn every_bit_of_a_segments_header_page_is_guarded() {
             panic!("{:?}", recovered.rot)
         };
         assert_eq!((segment, reason), (SegmentId(2), RotReason::SegmentHeader));
-        // Of one in which there are none nothing is known.
+        // One in which there are none is not needed.
         let mut spare = disk.crash(&mut |_, _| false);
         spare.flip_bit(SegmentId(4), offset, (offset % 8) as u8).unwrap();
-        assert_eq!(refused(&mut spare), (SegmentId(4), 0, RotReason::SegmentHeader));
+        assert_eq!(put_aside(&rig, spare, SegmentId(4)), (0, RotReason::SegmentHeader));
     }
+}
+
+/// A damaged spare segment is put aside, with those behind it, and the log goes on without; where in it the damage is told.
+fn put_aside(rig: &Rig, mut disk: RamDisk, spare: SegmentId) -> (u32, RotReason) {
+    let before = image(&mut disk);
+    let (mut log, recovered, found) = open(OPTIONS, &mut disk).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!((&found, recovered.truncated, recovered.spares_damaged), (&rig.kept, None, 1));
+    let [Rotten { rot: Rot { segment, offset, reason, loss: Loss::Nothing, .. }, .. }] = recovered.rot[..] else {
+        panic!("{:?}", recovered.rot)
+    };
+    assert_eq!(segment, spare);
+    assert!(image(&mut disk)[..] == before[..spare.0 as usize - 1], "what is left is as it was");
+    // It makes others, and all of it is there after the next start.
+    let Wanted { id, .. } = log.segment_wanted().unwrap();
+    assert_eq!(id, spare);
+    log.segment_ready(id, disk.create(id, OPTIONS.segment_size).unwrap());
+    while log.position().segment < spare {
+        log.seal();
+        let header = RecordHeader { kind: RecordKind::Entry, partition: 1, term: 90, index: 1 };
+        log.append(&header, &[7; 3000]).unwrap();
+        let write = log.next_write().unwrap();
+        disk.write(write.segment, write.offset as u32, write.batch.as_ref()).unwrap();
+        log.written(write.id);
+    }
+    drop(log);
+    let (_, recovered, found) = open(OPTIONS, &mut disk).unwrap();
+    assert!(recovered.rot.is_empty() && found.len() > rig.kept.len() && found.starts_with(&rig.kept));
+    (offset, reason)
+}
+
+#[test]
+fn what_may_be_part_of_a_batch_is_not_taken_for_a_damaged_spare_segment() {
+    let (_, disk) = log();
+    let mut first = disk.crash(&mut |_, _| false);
+    let (segment, start, _) = batches(&mut first)[0];
+    let block = first.contents(segment).unwrap()[start as usize..start as usize + 4096].to_vec();
+    // A block of a batch that a disk has put over the first page of a spare segment, or behind it.
+    let mut astray = disk.crash(&mut |_, _| false);
+    astray.write(SegmentId(5), 0, &block).unwrap();
+    assert_eq!(refused(&mut astray), (SegmentId(5), 0, RotReason::SegmentHeader));
+    let mut astray = disk.crash(&mut |_, _| false);
+    astray.write(SegmentId(5), 8192, &block).unwrap();
+    assert_eq!(refused(&mut astray), (SegmentId(5), 8192, RotReason::Stray));
+    // Damage of the first page and anything behind it.
+    let mut two = disk.crash(&mut |_, _| false);
+    two.flip_bit(SegmentId(4), 30, 1).unwrap();
+    two.flip_bit(SegmentId(4), 9000, 1).unwrap();
+    assert_eq!(refused(&mut two), (SegmentId(4), 0, RotReason::SegmentHeader));
+    // A bit in the last spare one, and something behind the last batch: nobody knows that they have nothing to do with each other.
+    let mut two = disk.crash(&mut |_, _| false);
+    let &(segment, start, _) = batches(&mut two).last().unwrap();
+    two.flip_bit(segment, start + 80, 0).unwrap();
+    two.flip_bit(SegmentId(5), 9000, 1).unwrap();
+    refused(&mut two);
 }
 
 #[test]
@@ -254,11 +313,11 @@ fn a_batch_of_another_history_is_told() {
 
 #[test]
 fn bytes_where_nothing_was_written_are_told_and_refused_where_the_log_may_go_on_in_them() {
-    let (_, disk) = log();
-    // Far into a spare, where no torn batch reaches, and in the unused end of a segment.
+    let (rig, disk) = log();
+    // In a spare in which no torn batch begins, and in the unused end of a segment.
     let mut stray = disk.crash(&mut |_, _| false);
     stray.flip_bit(SegmentId(5), 20_000, 3).unwrap();
-    assert_eq!(refused(&mut stray), (SegmentId(5), 16_384, RotReason::Stray));
+    assert_eq!(put_aside(&rig, stray, SegmentId(5)), (16_384, RotReason::Stray));
 
     let mut rig = Rig::new(OPTIONS);
     for payload_bytes in [6000, 6000, 100, 6000] {

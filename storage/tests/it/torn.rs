@@ -163,6 +163,10 @@ impl Disk for Dying<'_> {
         self.disk.sync(id)
     }
 
+    fn set_aside(&mut self, id: SegmentId) -> io::Result<()> {
+        self.disk.set_aside(id)
+    }
+
     fn checkpoints(&mut self) -> io::Result<Vec<u64>> {
         self.disk.checkpoints()
     }

@@ -151,7 +151,7 @@ impl Shards {
 
 /// What the start found, for who looks after the machine.
 fn tell_recovered(shard: ShardId, found: &Recovered) {
-    let Recovered { segments, records, checkpoint, truncated, checkpoints_damaged, .. } = *found;
+    let Recovered { segments, records, checkpoint, truncated, checkpoints_damaged, spares_damaged, .. } = *found;
     tracing::info!(shard = shard.0, segments, records, checkpoint = checkpoint.unwrap_or(0), "opened the log");
     if let Some(Truncated { segment, offset, bytes }) = truncated {
         tracing::warn!(
@@ -159,7 +159,15 @@ fn tell_recovered(shard: ShardId, found: &Recovered) {
             segment = segment.0,
             offset,
             bytes,
-            "the last write of the log was torn, by a crash or a loss of power; nothing in it was acknowledged, and its remains are cleared"
+            "the last write of the log was torn, by a crash or a loss of power, and its remains are cleared; nothing in it was acknowledged, \
+             unless it is damage of the disk: of the very last write nobody can tell"
+        );
+    }
+    if spares_damaged > 0 {
+        tracing::error!(
+            shard = shard.0,
+            damaged = spares_damaged,
+            "unused segments are damaged and put aside as .seg.bad; nothing is lost, but check the disk (dmesg, smartctl)"
         );
     }
     if checkpoints_damaged > 0 {

@@ -119,6 +119,49 @@ fn only_he_is_refused(server: &Server, users: &[String], damaged: &str) {
     }
 }
 
+/// The segments of a shard, in their order.
+fn segments(data: &Path, shard: &str) -> Vec<PathBuf> {
+    let mut paths: Vec<_> = fs::read_dir(data.join(shard)).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|it| it == "seg"));
+    paths.sort();
+    paths
+}
+
+#[test]
+fn a_bit_in_an_unused_segment_keeps_nobody_from_being_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let start = || {
+        let mut command = serve_shards(dir.path(), "127.0.0.1:0", 2);
+        command.env("WHIMBREL_SEGMENT_SIZE", "1MiB");
+        Server::start_by(command, dir.path())
+    };
+    let first = start();
+    let (users, mut alice, chats) = people(&first);
+    for (user, chat) in users.iter().zip(&chats) {
+        alice.send(*chat, 1, 0, &secret(user));
+        assert!(matches!(alice.reply(), Reply::Sent { .. }));
+        assert_eq!(waiting(&first, user), [secret(user)]);
+    }
+    until("there are spare segments", || {
+        ["shard-0", "shard-1"].iter().all(|shard| segments(dir.path(), shard).len() > 2)
+    });
+    first.kill();
+    // In the first page of one, and in the zeros of one of the other shard.
+    for (shard, at) in [("shard-0", 30), ("shard-1", 700_000)] {
+        flip(&(segments(dir.path(), shard).pop().unwrap(), at));
+    }
+    let second = start();
+    for user in &users {
+        assert_eq!(waiting(&second, user), [secret(user)], "{user}");
+    }
+    second.kill();
+    for shard in ["shard-0", "shard-1"] {
+        let names = fs::read_dir(dir.path().join(shard)).unwrap().map(|entry| entry.unwrap().file_name());
+        let aside = names.filter(|name| name.to_str().is_some_and(|name| name.ends_with(".seg.bad")));
+        assert_eq!(aside.count(), 1, "{shard}");
+    }
+}
+
 #[test]
 fn rot_in_the_middle_of_a_log_stops_one_partition_until_the_bytes_are_back() {
     let dir = tempfile::tempdir().unwrap();

@@ -33,8 +33,8 @@ const VERIFY_HELP: &str = "\
 It reads every segment and checkpoint of every shard, from the disk and not from the cache, and checks the format of the \
 directory, headers, the checksums of batches, records and checkpoints, that batches follow each other over all segments, and \
 entries in each partition. It goes on behind damage and prints one line for each: where, what, and whose records, as far as \
-they can be told. A last batch that a crash tore is reported and is no damage: nothing in it was acknowledged, and the \
-next start truncates it.
+they can be told. A last batch that a crash tore is reported and is no damage: the next start truncates it. Nothing in it was \
+acknowledged, unless the disk damaged it, which looks the same in the very last batch.
 
 In a cold segment (numbers from 2147483648 on) only what the newest checkpoint points to counts. Zeros in the place of a payload \
 that nobody waits for are right; one that is half overwritten is what a crash may leave, and is noted as no damage.
