@@ -281,17 +281,17 @@ impl Disk {
         }
     }
 
-    /// Whether it is a segment of a log, and none that messages were moved to.
-    pub(crate) fn is_log_segment(&self, ino: Ino) -> bool {
-        let is_one = |name: &OsStr| {
+    /// The directory of the log that has this file as a segment, and not as one that messages were moved to.
+    pub(crate) fn log_of(&self, ino: Ino) -> Option<Ino> {
+        let is_segment = |name: &OsStr| {
             let number = name.to_str().and_then(|name| name.strip_suffix(".seg")).map(str::parse::<u32>);
             number.is_some_and(|number| number.is_ok_and(|number| number < COLD_FROM))
         };
-        let mut directories = self.inodes.values().filter_map(|inode| match &inode.body {
-            Body::Directory(directory) => Some(directory),
-            Body::File(_) => None,
-        });
-        directories.any(|it| it.names.iter().any(|(name, &other)| other == ino && is_one(name)))
+        let has_it = |body: &Body| match body {
+            Body::Directory(it) => it.names.iter().any(|(name, &other)| other == ino && is_segment(name)),
+            Body::File(_) => false,
+        };
+        self.inodes.iter().find(|(_, inode)| has_it(&inode.body)).map(|(&directory, _)| directory)
     }
 
     /// All names of a directory are stable when this returns, if it does not lie.

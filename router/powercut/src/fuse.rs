@@ -80,9 +80,9 @@ enum Faulty {
     After(u64, Fault),
     /// Half of a write of this file is done.
     Half(Ino),
-    /// It has failed, and whoever wrote the file knows.
+    /// It has failed, and whoever writes this log knows.
     Met(Ino),
-    /// And wrote there again.
+    /// And wrote to it again.
     WentOn,
 }
 
@@ -233,19 +233,17 @@ impl Machine {
 impl State {
     /// How this write or flush of a file fails, if it is the one.
     fn meets(&mut self, ino: Ino, kind: Kind) -> Option<Fault> {
-        if !matches!(self.power, Power::On { .. }) {
+        if !matches!(self.power, Power::On { .. }) || matches!(self.fault, Faulty::No) {
             return None;
         }
+        let log = self.disk.log_of(ino)?;
         let (next, meets) = match (&self.fault, kind) {
-            (Faulty::After(from, fault), _) if self.operations >= *from && self.disk.is_log_segment(ino) => {
-                match (*fault, kind) {
-                    (Fault::Flush, Kind::Flush) | (Fault::Write, Kind::Change) => (Faulty::Met(ino), *fault),
-                    (Fault::Short, Kind::Change) => (Faulty::Half(ino), *fault),
-                    _ => return None,
-                }
-            }
-            (Faulty::Half(half), Kind::Change) if *half == ino => (Faulty::Met(ino), Fault::Write),
-            (Faulty::Met(met), Kind::Change) if *met == ino => {
+            (Faulty::After(from, _), _) if self.operations < *from => return None,
+            (Faulty::After(_, fault @ Fault::Flush), Kind::Flush) => (Faulty::Met(log), *fault),
+            (Faulty::After(_, fault @ Fault::Write), Kind::Change) => (Faulty::Met(log), *fault),
+            (Faulty::After(_, fault @ Fault::Short), Kind::Change) => (Faulty::Half(ino), *fault),
+            (Faulty::Half(half), Kind::Change) if *half == ino => (Faulty::Met(log), Fault::Write),
+            (Faulty::Met(met), Kind::Change) if *met == log => {
                 self.fault = Faulty::WentOn;
                 return None;
             }
