@@ -2,7 +2,6 @@
 //! [`RamDisk`](crate::ram::RamDisk) is memory that can lose power.
 
 use std::io;
-use std::ops::Range;
 
 use bytes::Bytes;
 

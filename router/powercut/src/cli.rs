@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::fuse::Fault;
 use crate::life::{Plan, Story, live, server_log};
 use crate::mount;
+use crate::pages;
 use crate::plant::Plant;
 use crate::server;
 
@@ -38,6 +39,7 @@ Examples:
   whimbrel-powercut --seed 1 --cuts 5 --errors        a failed write comes first each time
   whimbrel-powercut --seed 7 --cuts 3 --plant fsync   that it can fail
   whimbrel-powercut plants                            each lie is found out
+  whimbrel-powercut pages                             pages that cannot be read at a start
 
 A disk lives for ten cuts; with more, the seeds after N follow. Needs /dev/fuse and the right to mount; without, it says so in
 one line and ends with 0. The exit code is 0 if nothing was found, 1 if something was, 2 if it could not be done.";
@@ -79,6 +81,8 @@ enum Command {
         #[arg(long, value_name = "N", default_value_t = 50)]
         within: u64,
     },
+    /// Start a server on a disk that does not give one page of a log, for some of them, and see that no start ends by a signal
+    Pages,
 }
 
 /// Runs `whimbrel-powercut` and gives its exit code.
@@ -112,6 +116,7 @@ fn carry_out(cli: &Cli) -> anyhow::Result<bool> {
     let program = server::program(common.whimbrel.as_deref())?;
     match cli.command {
         Some(Command::Plants { within }) => hunt(&program, cli.run.seed, within, common.json),
+        Some(Command::Pages) => lose_pages(&program, common.json),
         None => many(&cli.run, &program),
     }
 }
@@ -194,6 +199,26 @@ fn hunt(program: &Path, seed: u64, within: u64, json: bool) -> anyhow::Result<bo
         say(&serde_json::Value::from(list).to_string())?;
     }
     Ok(good)
+}
+
+fn lose_pages(program: &Path, json: bool) -> anyhow::Result<bool> {
+    let directory =
+        tempfile::Builder::new().prefix("whimbrel-powercut-").tempdir().context("make a temporary directory")?;
+    let all = pages::lose_each(program, directory.path())?;
+    if json {
+        let list = all.iter().map(|it| json!({ "page": it.page, "serves": it.serves, "code": it.code }));
+        say(&serde_json::Value::from_iter(list).to_string())?;
+    } else {
+        for it in &all {
+            let came = match it.code {
+                _ if it.serves => "served without it".to_owned(),
+                Some(code) => format!("refused, exit code {code}"),
+                None => "ENDED BY A SIGNAL".to_owned(),
+            };
+            say(&format!("{:<36} {came}", it.page))?;
+        }
+    }
+    Ok(all.iter().all(pages::Lost::is_right))
 }
 
 /// What a life is made from.

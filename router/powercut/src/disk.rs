@@ -27,6 +27,9 @@ const FILE_MAX_BYTES: u64 = 1 << 30;
 /// Segments with this number and later ones are no part of the log, but what waited was moved to them.
 const COLD_FROM: u32 = 1 << 31;
 
+/// What a disk loses at once.
+const PAGE_BYTES: u64 = 4096;
+
 /// The root directory.
 pub(crate) const ROOT: Ino = 1;
 
@@ -42,6 +45,8 @@ pub(crate) struct Disk {
     next: Ino,
     plant: Option<Plant>,
     chance: Rng,
+    /// A page that cannot be read any more: of which file, and where it begins.
+    lost_page: Option<(Ino, u64)>,
 }
 
 #[derive(Clone, Debug)]
@@ -118,7 +123,7 @@ impl Disk {
     /// An empty one, which tells this lie.
     pub(crate) fn new(seed: u64, plant: Option<Plant>) -> Disk {
         let root = Inode { mode: 0o755, body: Body::Directory(Directory::default()) };
-        Disk { inodes: BTreeMap::from([(ROOT, root)]), next: ROOT + 1, plant, chance: Rng::new(seed) }
+        Disk { inodes: BTreeMap::from([(ROOT, root)]), next: ROOT + 1, plant, chance: Rng::new(seed), lost_page: None }
     }
 
     /// Facts of a file or directory.
@@ -154,9 +159,18 @@ impl Disk {
 
     /// Bytes of a file, fewer at its end.
     pub(crate) fn read(&self, ino: Ino, offset: u64, size: usize) -> Result<&[u8], Errno> {
+        let is_lost = |(file, page)| file == ino && page < offset + size as u64 && offset < page + PAGE_BYTES;
+        if self.lost_page.is_some_and(is_lost) {
+            return Err(Errno::IO);
+        }
         let data = &self.file(ino)?.data;
         let start = usize::try_from(offset).map_err(|_| Errno::INVAL)?.min(data.len());
         Ok(&data[start..data.len().min(start.saturating_add(size))])
+    }
+
+    /// The page of a file that begins here cannot be read any more.
+    pub(crate) fn lose_page(&mut self, ino: Ino, offset: u64) {
+        self.lost_page = Some((ino, offset));
     }
 
     /// Makes an empty file.

@@ -14,6 +14,7 @@ mod fuse;
 mod ledger;
 mod life;
 mod mount;
+mod pages;
 mod plant;
 mod rng;
 mod server;

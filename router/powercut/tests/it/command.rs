@@ -65,6 +65,23 @@ fn each_lie_of_the_file_system_is_found_out() {
 }
 
 #[test]
+fn no_start_ends_by_a_signal_where_the_disk_does_not_give_a_page() {
+    let (code, out, error) = answer(&["pages", "--json"]);
+    assert_eq!(code, 0, "{out}{error}");
+    if skipped(&out) {
+        return;
+    }
+    let list: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+    let list = list.as_array().expect("a list");
+    assert_eq!(list.len(), 10, "{out}");
+    // Of the segment in which the log is its first page says nothing that is not known otherwise, and no page of the last spare one
+    // is needed. Behind the last batch, here in the first pages, nobody knows where the log ended.
+    for (nth, serves) in [(0, true), (4, false), (5, true), (6, true), (7, true), (8, true), (9, true)] {
+        assert_eq!(list[nth]["serves"], serves, "{}", list[nth]);
+    }
+}
+
+#[test]
 fn a_finding_comes_with_its_command() {
     let (code, out, error) = answer(&["--seed", "1", "--cuts", "20", "--plant", "fsync"]);
     if skipped(&out) {
