@@ -1,14 +1,14 @@
 //! Recovery of a log that was edited. The input is a script: which valid log it begins with, and what is done to its bytes,
 //! checksums repaired where the script says so. Whatever is there, opening it ends; if it is refused, or nothing was torn, the
-//! segments are as they were; if it is not refused, what was found is in order, nothing of it is in what is told to be rotten, it is
+//! segments are as they were, but for unused ones that are damaged, which are set aside; if it is not refused, what was found is in order, nothing of it is in what is told to be rotten, it is
 //! durable, found again with the same rot, and written on.
 
 use std::sync::OnceLock;
 
 use whimbrel_storage::ram::RamDisk;
 use whimbrel_storage::{
-    CheckpointWriter, Disk, Location, Log, LogOptions, OpenError, RecordHeader, RecordKind, Recovered, SegmentId,
-    Wanted,
+    CheckpointWriter, Disk, Location, Log, LogOptions, Loss, OpenError, RecordHeader, RecordKind, Recovered, Rotten,
+    SegmentId, Wanted,
 };
 
 const PAGE: u32 = 4096;
@@ -34,7 +34,7 @@ pub(crate) fn run(data: &[u8]) {
     while !script.rest.is_empty() {
         edit(&mut disk, &mut script);
     }
-    let before = image(&disk);
+    let mut before = image(&disk);
     let Ok((log, first, found)) = open(&mut disk) else {
         assert!(image(&disk) == before, "a log that is refused was changed");
         return;
@@ -42,6 +42,19 @@ pub(crate) fn run(data: &[u8]) {
     drop(log);
     // Of a log of which nothing is left its first segment is made.
     let is_new = before.is_empty();
+    // A spare that is damaged is set aside, and told; those behind it are removed, for they hold nothing either.
+    let mut told = first.rot.clone();
+    let gone = before.extract_if(.., |(id, _)| disk.segments().all(|other| other != *id));
+    let gone: Vec<SegmentId> = gone.map(|(id, _)| id).filter(|_| !is_new).collect();
+    if let Some(damaged) = gone.first() {
+        assert!(
+            before.iter().all(|(id, _)| id.is_cold() || id < damaged),
+            "a segment is gone, and one behind it is there"
+        );
+        let is_aside = |it: &Rotten| it.rot.segment == *damaged && it.rot.loss == Loss::Nothing;
+        assert!(told.iter().any(is_aside), "{damaged} is gone, and nobody says so");
+        told.retain(|it| !gone.contains(&it.rot.segment));
+    }
     assert!(is_new || first.truncated.is_some() || image(&disk) == before, "what rotted was changed");
     let place = |found: &Found| (found.1.segment, found.1.offset);
     assert!(found.windows(2).all(|pair| place(&pair[0]) < place(&pair[1])), "records are given out of order");
@@ -53,7 +66,7 @@ pub(crate) fn run(data: &[u8]) {
     let (mut log, recovered, again) = open(&mut disk).expect("what was opened opens again");
     assert!(again == found, "what was found is not found again");
     assert_eq!((recovered.truncated, recovered.checkpoints_damaged), (None, 0), "it was not repaired for good");
-    assert_eq!(recovered.rot, first.rot, "rot is told each time, and only what is there");
+    assert_eq!(recovered.rot, told, "rot is told each time, and only what is there");
     let all = found.len() + 2;
     for index in [1_000, 1_001] {
         append(&mut log, &mut disk, index, 700);
@@ -122,8 +135,8 @@ fn append(log: &mut Log, disk: &mut RamDisk, index: u64, payload_bytes: usize) {
     log.written(write.id);
 }
 
-fn image(disk: &RamDisk) -> Vec<Vec<u8>> {
-    disk.segments().filter_map(|id| disk.contents(id)).collect()
+fn image(disk: &RamDisk) -> Vec<(SegmentId, Vec<u8>)> {
+    disk.segments().filter_map(|id| Some((id, disk.contents(id)?))).collect()
 }
 
 /// What is left of the script. Zeros where it has ended.

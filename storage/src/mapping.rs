@@ -35,8 +35,7 @@ impl Drop for Mapping {
 /// Maps the whole of a segment file, and shared, so that what is written to the file later is seen; with its pages read in
 /// if `populate`. Every clone and slice of the result holds the mapping.
 pub(crate) fn map(file: &File, populate: bool) -> io::Result<Bytes> {
-    // SAFETY: the file is a segment in a data directory that is locked against other processes; it never shrinks, so no access
-    // is beyond its end. Bytes change under the mapping, and then nobody has a reference to them:
+    // Bytes change under the mapping, and then nobody has a reference to them:
     // - where a batch is written: nobody reads there before the write has completed;
     // - where a start zeroes what is left of a torn batch: it gave out nothing of it, and its read-ahead is over;
     // - in a cold segment, where `cold::Erase` overwrites in place what nobody points to: whoever delivers reads, and copies at
@@ -45,6 +44,8 @@ pub(crate) fn map(file: &File, populate: bool) -> io::Result<Bytes> {
     // - in all of it when the file is used for another segment, once nobody holds this mapping any more.
     // What lies beside bytes that are overwritten, in their page, and a last batch that a start writes once more, are written with
     // the very bytes that are there.
+    // SAFETY: the file is a segment in a data directory that is locked against other processes; it never shrinks, so no access
+    // is beyond its end. Where bytes change, as said above, nobody has a reference to them.
     let mapping = unsafe { MmapOptions::new().map(file)? };
     if !populate {
         // Its header is wanted first. Left to itself the kernel reads as much around it as its read-ahead may (8 MiB here: half

@@ -207,7 +207,12 @@ fn is_closed(ram: &RamDisk, id: SegmentId) -> bool {
     let (next, first) = (id.next(), PAGE_BYTES / whimbrel_storage::limits::SECTOR_BYTES);
     let is_durable = || ram.unflushed().all(|(segment, sector)| segment != next || sector != first);
     let begins = |id: SegmentId| ram.contents(id).is_some_and(|bytes| !batches(&bytes).is_empty());
-    begins(id) && (id.is_cold() || begins(next) && is_durable())
+    // A torn one does not count: what is damaged right before it may be the last that was durable, and then nobody knows where the
+    // log ended.
+    let is_whole = |id: SegmentId| {
+        ram.contents(id).is_some_and(|bytes| batches(&bytes).first().is_some_and(|first| first.fault().is_none()))
+    };
+    begins(id) && (id.is_cold() || is_whole(next) && is_durable())
 }
 
 /// The batches of a segment.

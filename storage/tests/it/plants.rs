@@ -52,11 +52,11 @@ fn every_patch_names_what_fails_with_it() {
         let patch = fs::read_to_string(&path).unwrap();
         let (removes, runs, says) = (field(&patch, "Removes"), field(&patch, "Runs"), field(&patch, "Says"));
         assert!(!removes.is_empty() && !says.is_empty(), "{}", path.display());
-        let Some((_, test)) = runs.split_once(" -- --exact ") else {
+        let Some((command, test)) = runs.split_once(" -- --exact ") else {
             assert!(runs.contains("whimbrel-powercut --seed "), "{}: {runs}", path.display());
             continue;
         };
-        let package = runs.split_once(" -p ").and_then(|(_, rest)| rest.split_whitespace().next()).unwrap();
+        let package = command.rsplit_once(" -p ").and_then(|(_, rest)| rest.split_whitespace().next()).unwrap();
         let folder = match package.strip_prefix("whimbrel-") {
             Some("storage") => top().join("storage"),
             Some(name) => top().join("router").join(name),
