@@ -201,11 +201,14 @@ impl Chores {
     }
 }
 
+/// What moves, erases or sorts, where disks fail.
+const COLD_FAILS_PER_MILLE: u64 = 400;
+
 fn cold(work: ColdWork, disk: &mut SimDisk, b: &mut Bottom) -> Input<'static> {
     disk.evict(300, b);
-    // There are few sorts, so that one in three fails where anything does.
-    let likelier = if matches!(work, ColdWork::Sort(_)) { 3 } else { 1 };
-    if !b.healed && b.rng.per_mille(likelier * b.weather.checkpoint_fails_per_mille) {
+    // Most of it comes when all faults have ended: what comes before fails often, where any such chore does.
+    let fails_at_all = b.weather.checkpoint_fails_per_mille + b.weather.prepare_fails_per_mille > 0;
+    if !b.healed && fails_at_all && b.rng.per_mille(COLD_FAILS_PER_MILLE) {
         // In the middle of what it writes.
         b.stats.sorts_failed += u64::from(matches!(work, ColdWork::Sort(_)));
         let _ = work.run(&mut Unflushed { disk, fails: true });
