@@ -103,18 +103,22 @@ pub(crate) struct Source {
     pub(crate) generation: u64,
     /// Pages that could not be read, ascending.
     pub(crate) unreadable: Vec<Range<u32>>,
+    /// The segment's own view, where the one above is a copy: what is written by the segment's name must not meet another one
+    /// that was made of its file meanwhile.
+    pin: Option<Bytes>,
 }
 
 impl Source {
     pub(crate) fn of(id: SegmentId, segment: &Segment) -> Source {
         let (view, generation) = (segment.view().clone(), segment.generation);
-        Source { id, view, generation, unreadable: Vec::new() }
+        Source { id, view, generation, unreadable: Vec::new(), pin: None }
     }
 
     /// What cannot be read is zeros from here on, and no record.
     pub(crate) fn read_in(&mut self, disk: &mut dyn Disk) -> io::Result<()> {
         if let Some(Partly { bytes, unreadable }) = disk.read_in(self.id, &self.view)? {
-            (self.view, self.unreadable) = (bytes, unreadable);
+            self.pin = Some(std::mem::replace(&mut self.view, bytes));
+            self.unreadable = unreadable;
         }
         Ok(())
     }
