@@ -138,7 +138,19 @@ impl Log {
             // older one needs them.
             segments.emptied_before(newest);
         }
-        let log = Log {
+        let mut log = Log::new(options, segments);
+        (log.kept, log.next_checkpoint) = (kept, next_checkpoint);
+        Ok((log, begun.replay))
+    }
+
+    /// A log that does not open: nothing is in it, it takes nothing, and it wants nothing of the disk.
+    pub fn shut(options: LogOptions) -> Log {
+        Log::new(options, Segments::new(SegmentId::FIRST, Cold::new(Vec::new(), options.segment_size)))
+    }
+
+    /// Without anything but these segments.
+    fn new(options: LogOptions, segments: Segments) -> Log {
+        Log {
             segments,
             preparing: false,
             pool: Pool::new(options.batch_max, (options.staging_max / options.batch_max) as usize),
@@ -155,11 +167,10 @@ impl Log {
             durable: 0,
             written_bytes: 0,
             filled_bytes: 0,
-            kept,
-            next_checkpoint,
+            kept: [None; 2],
+            next_checkpoint: 0,
             options,
-        };
-        Ok((log, begun.replay))
+        }
     }
 
     /// The spare segments from this one on are not there any more.

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use rustix::io::Errno;
+
 use crate::SegmentId;
 use crate::checkpoint::BadCheckpoint;
 use crate::rot::RotReason;
@@ -12,12 +14,22 @@ pub enum OpenError {
     /// Bounds that do not fit together.
     #[error("{0}")]
     Options(&'static str),
-    /// The disk refused.
+    /// The disk refused to give something.
     #[error("cannot {doing} segment {segment}: {source}")]
     Io {
         /// What was tried.
         doing: &'static str,
         /// On which segment; 0 if on the directory.
+        segment: SegmentId,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The disk refused to take something.
+    #[error("cannot {doing} segment {segment}: {source}")]
+    Write {
+        /// What was tried.
+        doing: &'static str,
+        /// On which segment.
         segment: SegmentId,
         /// Why not.
         source: io::Error,
@@ -50,6 +62,14 @@ pub enum OpenError {
     #[error("cannot read checkpoint {number}: {source}")]
     CheckpointIo {
         /// Which; 0 if they could not be listed.
+        number: u64,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A checkpoint that does not hold could not be put aside.
+    #[error("cannot put checkpoint {number} aside, which is damaged: {source}")]
+    CheckpointAside {
+        /// Which.
         number: u64,
         /// Why not.
         source: io::Error,
@@ -89,4 +109,25 @@ pub enum OpenError {
         /// The size that the options say.
         expected_size_bytes: u32,
     },
+}
+
+impl OpenError {
+    /// Whether the disk does not hold, or does not give, what was written, so that only other bytes or another disk help: and not
+    /// a setting, a right, or a limit. A disk that takes nothing is none for anybody.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            OpenError::Rot { .. } => true,
+            OpenError::Checkpoint { reason, .. } => !matches!(reason, BadCheckpoint::Format(_)),
+            OpenError::Io { source, .. } | OpenError::CheckpointIo { source, .. } => matches!(
+                source.raw_os_error().map(Errno::from_raw_os_error),
+                Some(Errno::IO | Errno::UCLEAN | Errno::BADMSG)
+            ),
+            OpenError::Options(_)
+            | OpenError::Write { .. }
+            | OpenError::CheckpointAside { .. }
+            | OpenError::End { .. }
+            | OpenError::Format { .. }
+            | OpenError::Foreign { .. } => false,
+        }
+    }
 }

@@ -82,7 +82,7 @@ impl Start {
     /// Damaged ones are put aside: were one of them read again after the log has gone on from another, it would lead astray.
     pub(crate) fn set_aside(&self, disk: &mut dyn Disk) -> Result<(), OpenError> {
         for &number in &self.damaged {
-            disk.set_aside_checkpoint(number).map_err(|source| OpenError::CheckpointIo { number, source })?;
+            disk.set_aside_checkpoint(number).map_err(|source| OpenError::CheckpointAside { number, source })?;
         }
         Ok(())
     }
@@ -292,7 +292,7 @@ fn set_aside(disk: &mut dyn Disk, log: &mut Log, aside: &mut Vec<SegmentId>, tai
     for id in ids.into_iter().rev() {
         let is_damaged = aside.binary_search(&id).is_ok();
         let (doing, done) = if is_damaged { ("put aside", disk.set_aside(id)) } else { ("remove", disk.remove(id)) };
-        done.map_err(failed(doing, id))?;
+        done.map_err(not_written(doing, id))?;
     }
     Ok(())
 }
@@ -330,7 +330,7 @@ fn open_segments(
     }
     if ids.is_empty() && from.is_none() {
         let id = SegmentId::FIRST;
-        let mapping = disk.create(id, options.segment_size).map_err(failed("make", id))?;
+        let mapping = disk.create(id, options.segment_size).map_err(not_written("make", id))?;
         let header = check_segment(options, disk, id, &mapping, None, heads)?;
         let segment = Segment::new(mapping, header.generation, true);
         let opened = Opened { views: vec![(segment.view().clone(), header)], headless: Vec::new() };
@@ -446,4 +446,8 @@ fn check_segment(
 
 pub(crate) fn failed(doing: &'static str, segment: SegmentId) -> impl FnOnce(io::Error) -> OpenError {
     move |source| OpenError::Io { doing, segment, source }
+}
+
+pub(crate) fn not_written(doing: &'static str, segment: SegmentId) -> impl FnOnce(io::Error) -> OpenError {
+    move |source| OpenError::Write { doing, segment, source }
 }

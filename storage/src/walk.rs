@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::layout::SegmentHeader;
 use crate::layout::{self, BATCH_HEADER_BYTES, BatchHeader, FIRST_BATCH_OFFSET};
 use crate::limits::{BATCH_MAX_BYTES, PAGE_BYTES};
-use crate::recover::{Opened, Recovered, Rotten, Tail, Truncated, Views, failed};
+use crate::recover::{Opened, Recovered, Rotten, Tail, Truncated, Views, not_written};
 use crate::rot::{Loss, Part, Rot, RotReason, look_into};
 use crate::scrub::{Partly, unreadable};
 use crate::{Arriving, Disk, Location, OpenError, RecordHeader, SegmentId};
@@ -150,7 +150,7 @@ impl Walk {
             }
             let segment = self.segments[at.segment].1.id;
             disk.write(segment, at.offset, &vec![0; bytes as usize])
-                .map_err(failed("zero the torn batch of", segment))?;
+                .map_err(not_written("zero the torn batch of", segment))?;
             report.truncated = Some(Truncated { segment, offset: at.offset, bytes });
         }
         if let Some((at, bytes)) = self.last {
@@ -158,7 +158,7 @@ impl Walk {
             // cache only, and after a failed write-back the cache may even pass for clean, so it is not synced but written.
             let (mapping, header) = &self.segments[at.segment];
             let batch = mapping[at.offset as usize..(at.offset + bytes) as usize].to_vec();
-            disk.write(header.id, at.offset, &batch).map_err(failed("rewrite the last batch of", header.id))?;
+            disk.write(header.id, at.offset, &batch).map_err(not_written("rewrite the last batch of", header.id))?;
         }
         report.records = self.records;
         aside.extend(self.headless.iter().copied().chain(spares.iter().map(|spare| spare.segment)));

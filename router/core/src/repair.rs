@@ -56,6 +56,8 @@ pub enum Why {
     Unproven,
     /// Messages that somebody waits for.
     Waiting,
+    /// Perhaps all of it: the log of its shard does not open.
+    Shut,
 }
 
 /// How many partitions of a shard are in which state.
@@ -78,6 +80,7 @@ impl fmt::Display for Why {
                 f.write_str("nothing of it stands behind the damage, so that some of its log may be lost in it")
             }
             Why::Waiting => f.write_str("messages that wait to be delivered are damaged"),
+            Why::Shut => f.write_str("the log of its shard does not open"),
         }
     }
 }

@@ -17,8 +17,9 @@ use crate::io::{Effect, Effects, Fatal, Input, Now, ShardConfig};
 use crate::lane::LaneItem;
 use crate::limits;
 use crate::outbox::{Lanes, TargetRef};
+use crate::partition::PartitionState;
 use crate::recover::{self, Found};
-use crate::repair::Trouble;
+use crate::repair::{Repair, Trouble, Why};
 use crate::replicate::{Pace, Partition, Persisting, Writes};
 use crate::scrub::Scrub;
 use crate::timers::Timers;
@@ -44,6 +45,13 @@ pub enum OpenError {
     BadCheckpoint,
     #[error("a partition's group does not start: {0}")]
     Group(#[from] raft::Error),
+}
+
+impl OpenError {
+    /// Whether the disk does not hold, or does not give, what was written: [`Shard::shut`] is for that.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, OpenError::Log(error) if error.is_damage())
+    }
 }
 
 /// All that one core owns. Everything enters through [`Shard::handle`].
@@ -118,7 +126,14 @@ pub struct Shard {
     pub(crate) in_repair: usize,
     /// All that waits is known, for all partitions served or are in repair.
     pub(crate) is_whole: bool,
+    /// See [`Shard::shut`].
+    is_shut: bool,
     told_wake_us: u64,
+}
+
+/// How the tables of a shard are hashed, each by a number of its own.
+fn hashes(seed: u64) -> impl Fn(u64) -> RandomState {
+    move |salt| RandomState::with_seeds(seed, seed.rotate_left(17) ^ salt, 0x9E37_79B9_7F4A_7C15, salt)
 }
 
 impl Shard {
@@ -127,9 +142,7 @@ impl Shard {
         // What is accepted has to fit what is kept for it on a full disk, also where segments are small.
         config.bounds.gather_max_bytes = config.bounds.gather_max_bytes.min(options.segment_size as usize / 2);
         let held = (config.shard.0..config.partitions).step_by(usize::from(config.shards)).count();
-        let hash = |salt: u64| {
-            RandomState::with_seeds(config.seed, config.seed.rotate_left(17) ^ salt, 0x9E37_79B9_7F4A_7C15, salt)
-        };
+        let hash = hashes(config.seed);
         let (log, replay, found) = recover::begin(&config, held, options, disk, &hash)?;
         let mut partitions = Vec::with_capacity(held);
         let mut progress = Vec::with_capacity(held);
@@ -137,11 +150,42 @@ impl Shard {
             partitions.push(Partition::new(state, wall_ms)?);
             progress.push(it);
         }
+        let mut shard = Shard::new(config, &options, log, partitions, &hash);
+        shard.replay(replay, disk, progress)?;
+        Ok(shard)
+    }
+
+    /// A shard whose log does not open, for it is damaged ([`OpenError::is_damage`]): all its partitions are in repair, and its disk is
+    /// neither read nor written, until a start finds the log whole again. The other shards of the node serve.
+    pub fn shut(config: ShardConfig, options: LogOptions) -> Result<Shard, OpenError> {
+        let held = (config.shard.0..config.partitions).step_by(usize::from(config.shards)).count();
+        let hash = hashes(config.seed);
+        let mut partitions = Vec::with_capacity(held);
+        for rank in 0..held {
+            let mut partition = Partition::new(PartitionState::new(hash(rank as u64)), 0)?;
+            partition.repair = Some(Repair { partition: config.partition_at(rank), why: Why::Shut, rot: None });
+            partitions.push(partition);
+        }
+        let mut shard = Shard::new(config, &options, Log::shut(options), partitions, &hash);
+        shard.is_shut = true;
+        shard.in_repair = held;
+        // It stores nothing.
+        shard.knows_space = true;
+        Ok(shard)
+    }
+
+    fn new(
+        config: ShardConfig,
+        options: &LogOptions,
+        log: Log,
+        partitions: Vec<Partition>,
+        hash: &dyn Fn(u64) -> RandomState,
+    ) -> Shard {
         let pointers = partitions.iter().flat_map(|it| &it.state.inboxes).map(|inbox| inbox.waiting.len()).sum();
         // With the largest command behind it an entry still fits a record.
         let largest = whimbrel_wire::limits::FRAME_MAX_BYTES + 1024;
         let entry_close_bytes = crate::replicate::ENTRY_CLOSE_BYTES.min(log.payload_max().saturating_sub(largest));
-        let mut shard = Shard {
+        Shard {
             now: Now::default(),
             log,
             recovered: Recovered::default(),
@@ -187,11 +231,10 @@ impl Shard {
             stopped: false,
             in_repair: 0,
             is_whole: false,
+            is_shut: false,
             told_wake_us: 0,
             config,
-        };
-        shard.replay(replay, disk, progress)?;
-        Ok(shard)
+        }
     }
 
     /// Takes in one input and says what follows from it.
@@ -296,7 +339,7 @@ impl Shard {
     /// made, and a start does not know what space there is: what is taken meanwhile would be missing when it turns out that
     /// there is none.
     pub(crate) fn is_scarce(&self) -> bool {
-        self.disk_full || self.room_bytes() < u64::from(self.segment_bytes) / 2 * 3
+        !self.is_shut && (self.disk_full || self.room_bytes() < u64::from(self.segment_bytes) / 2 * 3)
     }
 
     /// Whether what is kept for acknowledgements is all that is left.
@@ -363,6 +406,11 @@ impl Shard {
 
     fn is_serving(&self) -> bool {
         self.partitions.iter().all(|partition| partition.serving || partition.repair.is_some())
+    }
+
+    /// Whether its log did not open: [`Shard::shut`].
+    pub fn is_shut(&self) -> bool {
+        self.is_shut
     }
 
     /// Counts since the start.

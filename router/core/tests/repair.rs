@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use whimbrel_core::ids::ShardId;
 use whimbrel_core::limits::Bounds;
-use whimbrel_core::{Effect, Effects, Input, Now, Shard, ShardConfig, Trouble};
+use whimbrel_core::{Effect, Effects, Input, Now, OpenError, Shard, ShardConfig, Trouble, Why};
 use whimbrel_storage::ram::RamDisk;
 use whimbrel_storage::{Disk, Location, Log, LogOptions, RecordHeader, RecordKind, SegmentId};
 
@@ -135,4 +135,47 @@ fn a_partition_in_repair_stays_so_over_starts() {
     for _ in 0..3 {
         assert_eq!(start(&mut disk), first);
     }
+}
+
+#[test]
+fn a_shard_whose_log_does_not_open_refuses_and_wants_nothing_of_its_disk() {
+    let mut disk = RamDisk::new(0, 3);
+    assert!(start(&mut disk).is_empty());
+    disk.remove(SEGMENT).unwrap();
+    let (shard, bounds) = (ShardId(0), Bounds::default());
+    let config = ShardConfig { shard, shards: 1, partitions: PARTITIONS, token_key: [0; 32], seed: 1, bounds };
+    let error = Shard::open(config.clone(), options(), &mut disk).err().unwrap();
+    assert!(error.is_damage(), "{error}");
+    let mut shard = Shard::shut(config, options()).unwrap();
+    let mut fx = Effects { lane_room: vec![64], ..Effects::default() };
+    for turn in 1..400 {
+        let now = Now { mono_us: turn * 50_000, wall_ms: turn * 50 };
+        let input = if turn % 2 == 0 { Input::Timeout } else { Input::TurnEnd { more: false } };
+        shard.handle(now, input, &mut fx);
+        let asked = fx.list.drain(..).find(|effect| !matches!(effect, Effect::WakeAt { .. }));
+        assert!(asked.is_none(), "{asked:?}");
+    }
+    assert!(shard.is_ready(), "the others of its node serve");
+    let states = shard.states();
+    assert_eq!((states.repair, states.starting, states.serving), (u64::from(PARTITIONS), 0, 0));
+    assert!(shard.in_repair().all(|repair| repair.why == Why::Shut));
+    let now = Now { mono_us: 30_000_000, wall_ms: 30_000 };
+    shard.handle(now, Input::Stop, &mut fx);
+    shard.handle(now, Input::TurnEnd { more: false }, &mut fx);
+    assert!(fx.list.iter().any(|effect| matches!(effect, Effect::Stopped)));
+    assert_eq!(shard.log_end(), None, "there is no end that could be marked");
+}
+
+#[test]
+fn what_other_bytes_or_another_disk_mend_is_damage_and_what_a_setting_does_is_not() {
+    let io = |errno| whimbrel_storage::OpenError::CheckpointIo {
+        number: 1,
+        source: std::io::Error::from_raw_os_error(errno),
+    };
+    let is_damage = |error| OpenError::Log(error).is_damage();
+    assert!([5, 117, 74].into_iter().all(|errno| is_damage(io(errno))), "EIO, EUCLEAN, EBADMSG");
+    assert!(![13, 24, 28].into_iter().any(|errno| is_damage(io(errno))), "EACCES, EMFILE, ENOSPC");
+    let (segment, found, known) = (SEGMENT, 9, 1);
+    assert!(!is_damage(whimbrel_storage::OpenError::Format { segment, found, known }));
+    assert!(!OpenError::BadCheckpoint.is_damage(), "another program wrote it");
 }

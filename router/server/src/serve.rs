@@ -114,13 +114,24 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<i32> {
 /// Follows the shards from their start to their end.
 fn watch(running: &Shards, shards: u16, announce: impl Fn()) -> anyhow::Result<i32> {
     let all = usize::from(shards);
-    let (mut ready, mut listening, mut stopped, mut ended) = (0, 0, vec![false; all], 0);
+    let (mut shut, mut ready, mut listening, mut stopped, mut ended) = (0, 0, 0, vec![false; all], 0);
     let mut stopping_since: Option<Instant> = None;
     let mut reported = false;
     loop {
         let timeout = stopping_since.filter(|_| !reported).map(|since| STOP_PATIENCE.saturating_sub(since.elapsed()));
         match running.wait(timeout) {
             Some(Told::Opened(shard)) => tracing::debug!(shard = shard.0, "its log is read"),
+            // Where there is nobody else to serve, nobody is served.
+            Some(Told::Shut(shard, error)) if shut + 1 == all => {
+                return Err(anyhow!(error).context("open the log").context(format!("shard {shard}")));
+            }
+            Some(Told::Shut(shard, error)) => {
+                shut += 1;
+                tracing::error!(
+                    shard = shard.0, %error,
+                    "the log of a shard does not open: all its partitions are in repair, and their users and chats are refused (in_repair),                      until a start finds it whole; the others are served"
+                );
+            }
             Some(Told::Ready(shard)) => {
                 tracing::debug!(shard = shard.0, "all its partitions serve");
                 ready += 1;

@@ -52,7 +52,11 @@ fn refused(error: &OpenError) -> Met {
     match error {
         OpenError::Rot { .. } | OpenError::Foreign { .. } | OpenError::Format { .. } => Met::Refused,
         OpenError::Checkpoint { .. } | OpenError::CheckpointIo { .. } => Met::Refused,
-        OpenError::Io { .. } | OpenError::End { .. } | OpenError::Options(_) => {
+        OpenError::Io { .. }
+        | OpenError::Write { .. }
+        | OpenError::CheckpointAside { .. }
+        | OpenError::End { .. }
+        | OpenError::Options(_) => {
             panic!("the disk in memory works: {error}")
         }
     }

@@ -7,14 +7,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use whimbrel_core::Now;
 use whimbrel_core::ids::ShardId;
+use whimbrel_core::{Now, OpenError};
 
 /// What the main thread hears.
 #[derive(Debug)]
 pub(crate) enum Told {
     /// The shard's log was read.
     Opened(ShardId),
+    /// The shard's log does not open, for it is damaged: none of its partitions serves.
+    Shut(ShardId, OpenError),
     /// The shard can serve.
     Ready(ShardId),
     /// The shard accepts connections.

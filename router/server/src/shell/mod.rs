@@ -195,10 +195,20 @@ async fn run_shard(
     let sleeper = Sleeper::new(&waker).context("make an eventfd")?;
     mesh.set_ring(id, ring.fd());
     let forget_after = Duration::from_micros(config.bounds.forget_after_us);
-    let shard = Shard::open(config, log, &mut disk).context("open the log")?;
-    tell_recovered(id, shard.recovered());
-    control.tell(Told::Opened(id));
-    let segments = Segments::new(id, disk, log.segment_size, forget_after, waker).context("start a thread")?;
+    let shard = match Shard::open(config.clone(), log, &mut disk) {
+        Ok(shard) => {
+            tell_recovered(id, shard.recovered());
+            control.tell(Told::Opened(id));
+            shard
+        }
+        Err(error) if error.is_damage() => {
+            control.tell(Told::Shut(id, error));
+            Shard::shut(config, log).context("start without a log")?
+        }
+        Err(error) => return Err(error).context("open the log"),
+    };
+    let segments =
+        Segments::new(id, disk, log.segment_size, forget_after, !shard.is_shut(), waker).context("start a thread")?;
     let lanes = Lanes::new(mesh, id);
     let stats = Stats::new(board, id);
     Shell::new(Parts { id, shard, ring, lanes, segments, sleeper, listener, control, clock, stats, shards }).run().await

@@ -114,12 +114,13 @@ pub(super) struct Segments {
 }
 
 impl Segments {
-    /// Starts the threads, which end with this value.
+    /// Starts the threads, which end with this value. Without a log nothing is written.
     pub(super) fn new(
         shard: ShardId,
         disk: FileDisk,
         size_bytes: u32,
         forget_after: Duration,
+        has_log: bool,
         waker: Waker,
     ) -> io::Result<Segments> {
         let (making, jobs) = mpsc::channel();
@@ -154,7 +155,9 @@ impl Segments {
             cold_failures: 0,
         };
         thread::Builder::new().name(format!("keeper-{shard}")).spawn(move || {
-            keeper.reserve();
+            if has_log {
+                keeper.reserve();
+            }
             for job in jobs {
                 let Some(result) = keeper.work(job) else { continue };
                 if results.send(result).is_err() {

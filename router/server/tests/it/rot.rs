@@ -4,13 +4,13 @@
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use whimbrel_core::ids::{PartitionId, UserId};
 use whimbrel_core::route;
 use whimbrel_wire::Code;
 
-use crate::common::{PATIENCE, Server, serve_shards};
+use crate::common::{PATIENCE, Server, lines, serve_shards, wait};
 use crate::raw::{Raw, Reply, hello};
 
 /// Of a server for development.
@@ -277,4 +277,92 @@ fn the_scrubber_finds_what_rots_in_a_log_that_is_served() {
     for user in &users {
         assert_eq!(waiting(&server, user), [secret(user)], "{user}");
     }
+}
+
+/// All files of a shard, with what is in them.
+fn files(data: &Path, shard: &str) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut files: Vec<_> = fs::read_dir(data.join(shard))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .map(|path| (path.clone(), fs::read(path).unwrap()))
+        .collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn a_log_that_does_not_open_stops_its_shard_and_not_the_node() {
+    let dir = tempfile::tempdir().unwrap();
+    let start = |shards| {
+        let mut command = serve_shards(dir.path(), "127.0.0.1:0", shards);
+        command.env("WHIMBREL_SEGMENT_SIZE", "1MiB");
+        command
+    };
+    let first = Server::start_by(start(2), dir.path());
+    let (users, mut alice, chats) = people(&first);
+    for (user, chat) in users.iter().zip(&chats) {
+        alice.send(*chat, 1, 0, &secret(user));
+        assert!(matches!(alice.reply(), Reply::Sent { .. }));
+        assert_eq!(waiting(&first, user), [secret(user)]);
+    }
+    first.kill();
+    // The log of one shard has no beginning any more.
+    let (there, away) = (segments(dir.path(), "shard-1").remove(0), dir.path().join("away"));
+    fs::rename(&there, &away).unwrap();
+    let before = files(dir.path(), "shard-1");
+
+    let second = Server::start_by(start(2), dir.path());
+    let is_shut = |partition: PartitionId| partition.0 % 2 == 1;
+    for user in &users {
+        if is_shut(partition(user)) {
+            assert_eq!(answer(&second, user), Reply::Refused(Code::InRepair), "{user}");
+        } else {
+            assert_eq!(waiting(&second, user), [secret(user)], "{user}");
+        }
+    }
+    // Whoever is served sends to whoever is not: it waits for him.
+    let sender = users.iter().find(|user| !is_shut(partition(user))).unwrap();
+    let (mut device, _) = Raw::log_in(&second.address, &second.token(sender));
+    let mut stored = Vec::new();
+    for (user, chat) in users.iter().zip(&chats).filter(|(user, _)| *user == sender) {
+        let serves = !is_shut(route::partition_of_chat(whimbrel_core::ids::ChatId(*chat), PARTITIONS));
+        device.send(*chat, 1, 0, b"and this");
+        let answer = loop {
+            match device.reply() {
+                Reply::Deliver { .. } => {}
+                other => break other,
+            }
+        };
+        match answer {
+            Reply::Sent { .. } => assert!(serves, "{user}"),
+            Reply::Error { code, .. } => assert!(code == Code::InRepair && !serves, "{user}: {code:?}"),
+            other => panic!("{other:?}"),
+        }
+        stored.push(serves);
+    }
+    assert_eq!(stored.len(), 1);
+    let status: serde_json::Value = serde_json::from_str(&second.ok(&["status", "--json"])).unwrap();
+    assert_eq!((&status["shards"][0]["in_repair"], &status["shards"][1]["in_repair"]), (&0.into(), &8.into()));
+    second.terminate();
+    let (ended, errors) = second.wait();
+    assert!(ended.success(), "{errors}");
+    let told: Vec<_> = errors.lines().filter(|line| line.contains("the log of a shard does not open")).collect();
+    assert!(told.len() == 1 && told[0].contains("shard=1") && told[0].contains("segment 1"), "{errors}");
+    assert!(files(dir.path(), "shard-1") == before, "nothing is written where nothing is known");
+
+    fs::rename(&away, &there).unwrap();
+    let third = Server::start_by(start(2), dir.path());
+    for user in &users {
+        assert_eq!(waiting(&third, user), [secret(user)], "{user}");
+    }
+    third.kill();
+
+    // Where no log opens nobody is served. The one has a checkpoint from its clean end, and not what that points to.
+    fs::remove_file(&there).unwrap();
+    segments(dir.path(), "shard-0").iter().for_each(|path| fs::remove_file(path).unwrap());
+    let mut refused = start(2).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let lines = lines(refused.stderr.take().unwrap());
+    assert_eq!(wait(&mut refused).code(), Some(1));
+    let errors = lines.iter().collect::<Vec<_>>().join("\n");
+    assert!(errors.contains("segment 1") && errors.contains("backup"), "{errors}");
 }
