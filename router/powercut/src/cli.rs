@@ -206,11 +206,13 @@ fn lose_pages(program: &Path, json: bool) -> anyhow::Result<bool> {
         tempfile::Builder::new().prefix("whimbrel-powercut-").tempdir().context("make a temporary directory")?;
     let all = pages::lose_each(program, directory.path())?;
     if json {
-        let list = all.iter().map(|it| json!({ "page": it.page, "serves": it.serves, "code": it.code }));
+        let list =
+            all.iter().map(|it| json!({ "page": it.page, "serves": it.serves, "shut": it.shut, "code": it.code }));
         say(&serde_json::Value::from_iter(list).to_string())?;
     } else {
         for it in &all {
             let came = match it.code {
+                _ if it.shut => "served but for this shard, whose log does not open".to_owned(),
                 _ if it.serves => "served without it".to_owned(),
                 Some(code) => format!("refused, exit code {code}"),
                 None => "ENDED BY A SIGNAL".to_owned(),

@@ -29,6 +29,8 @@ pub(crate) struct Lost {
     pub(crate) page: String,
     /// The server served without it.
     pub(crate) serves: bool,
+    /// But for this shard, whose log does not open.
+    pub(crate) shut: bool,
     /// The code that it ended with, if it ended by itself.
     pub(crate) code: Option<i32>,
 }
@@ -52,8 +54,13 @@ pub(crate) fn lose_each(program: &Path, directory: &Path) -> anyhow::Result<Vec<
         for page in [0, 1, 2, 40, facts.size / PAGE_BYTES - 1] {
             let mut disk = left.clone();
             disk.lose_page(facts.ino, page * PAGE_BYTES);
+            let log = server_log(directory);
+            let before = std::fs::metadata(&log).context("look at the server's log")?.len() as usize;
             let (_, (serves, code)) = at.start(disk, |_| true)?;
-            all.push(Lost { page: format!("{SHARD}/{} page {page}", name.display()), serves, code });
+            let said = std::fs::read(&log).context("read the server's log")?;
+            let said = String::from_utf8_lossy(said.get(before..).unwrap_or_default());
+            let shut = serves && said.contains("the log of a shard does not open");
+            all.push(Lost { page: format!("{SHARD}/{} page {page}", name.display()), serves, shut, code });
         }
     }
     Ok(all)
