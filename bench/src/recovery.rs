@@ -77,7 +77,7 @@ fn measure(scenario: &Scenario, whimbrel: &Path, scratch: &Path) -> anyhow::Resu
         Report::new(&scenario.name, environment(scenario, &[("server".to_owned(), start.command_line())])?);
     let parts = Part::behind_checkpoints(&data)?;
     let bytes = parts.iter().map(|part| part.bytes).sum::<u64>();
-    let (mut starts, mut reads) = (Vec::new(), Vec::new());
+    let (mut starts, mut reads, mut cpus) = (Vec::new(), Vec::new(), Vec::new());
     for round in 1..=scenario.rounds {
         let mut once = |reading: bool| {
             leave_the_cache(&data)?;
@@ -88,6 +88,7 @@ fn measure(scenario: &Scenario, whimbrel: &Path, scratch: &Path) -> anyhow::Resu
             } else {
                 let server = Server::whimbrel(&start)?;
                 starts.push(ms(begun.elapsed()));
+                cpus.push(server.clock().now_ns()? as f64 / 1e6);
                 drop(server);
             }
             anyhow::Ok(())
@@ -95,16 +96,17 @@ fn measure(scenario: &Scenario, whimbrel: &Path, scratch: &Path) -> anyhow::Resu
         // Neither always follows the other.
         once(round % 2 == 1)?;
         once(round % 2 == 0)?;
-        let (start, read) = (starts[starts.len() - 1], reads[reads.len() - 1]);
+        let (start, read, cpu) = (starts[starts.len() - 1], reads[reads.len() - 1], cpus[cpus.len() - 1]);
         let mib = bytes >> 20;
         eprintln!(
-            "round {round}: {mib} MiB read in {read:.0} ms, a start after a crash takes {start:.0} ms, {:.2}",
+            "round {round}: {mib} MiB read in {read:.0} ms, a start after a crash takes {start:.0} ms, {cpu:.0} ms of CPU, {:.2}",
             start / read
         );
     }
     report.recovery_ratio_to_read = Some(median(&starts) / median(&reads));
     report.detail.recovery_rounds_ms = starts;
     report.detail.read_rounds_ms = reads;
+    report.detail.recovery_cpu_rounds_ms = cpus;
     report.detail.read_bytes = Some(bytes);
 
     Server::whimbrel(&start)?.stop()?;

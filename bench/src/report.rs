@@ -109,6 +109,7 @@ pub(crate) struct Detail {
     /// `recovery`: by round.
     pub(crate) recovery_rounds_ms: Vec<f64>,
     pub(crate) read_rounds_ms: Vec<f64>,
+    pub(crate) recovery_cpu_rounds_ms: Vec<f64>,
     pub(crate) clean_open_rounds_ms: Vec<f64>,
     /// Bytes that were read, and of all segments.
     pub(crate) read_bytes: Option<u64>,
@@ -188,6 +189,7 @@ impl Report {
         line("ack p99 to raw server's", number(self.ack_ratio_to_raw, 2));
         line("recovery ms, median", number(median_of(&self.detail.recovery_rounds_ms), 0));
         line("reading alone ms, median", number(median_of(&self.detail.read_rounds_ms), 0));
+        line("CPU ms of a start, median", number(median_of(&self.detail.recovery_cpu_rounds_ms), 0));
         line("recovery to reading", number(self.recovery_ratio_to_read, 2));
         line("clean open ms", number(self.clean_open_ms, 0));
         line("turns", self.turn_own_us.map(|it| it.count.to_string()));
