@@ -91,6 +91,15 @@ impl Verifier {
     pub fn verify<'a>(&mut self, bytes: &'a [u8]) -> Result<Entry<'a>, CommandError> {
         Entry::checked(bytes, |kind, table| self.shapes.verify(kind, table))
     }
+
+    /// Reads one command, from its header on, as [`command_at`] does, and verifies its table: for bytes that may have changed on
+    /// the disk since they were checked.
+    pub fn command_at<'a>(&mut self, bytes: &'a [u8]) -> Result<Command<'a>, CommandError> {
+        let raw = raw_at(bytes, 0)?.ok_or(CommandError::Short(0))?;
+        let kind = CommandKind::from_u8(raw.kind).ok_or(CommandError::Kind { kind: raw.kind, offset: 0 })?;
+        self.shapes.verify(kind, raw.table).map_err(|()| CommandError::Table(0))?;
+        command_at(bytes)
+    }
 }
 
 impl<'a> Entry<'a> {

@@ -2,7 +2,7 @@
 //! log's bytes. Once a turn, so that all that a turn made deliverable leaves in one write a connection.
 
 use bytes::Bytes;
-use whimbrel_wire::command::{Command, command_at};
+use whimbrel_wire::command::Command;
 use whimbrel_wire::{DeliverFields, Payload, fb, fb_log};
 
 use crate::conn::Stage;
@@ -69,8 +69,8 @@ impl Shard {
             self.begin_repair(fx, p, Why::Waiting, rot);
             return false;
         };
-        let Ok(Command::FanOut(record, payload)) = command_at(&command) else {
-            // It was one when it was written.
+        let Ok(Command::FanOut(record, payload)) = self.verifier.command_at(&command) else {
+            // It was one when it was written: a page that had left memory has come back as another.
             let (p, rot) = (usize::from(session.partition), self.rot_at(location));
             self.begin_repair(fx, p, Why::Waiting, rot);
             return false;

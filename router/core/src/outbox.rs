@@ -5,8 +5,6 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use whimbrel_wire::command::command_at;
-
 use crate::ids::{ChatSeq, ShardId};
 use crate::io::{Effect, Effects};
 use crate::lane::{Confirm, FanOut, LaneItem};
@@ -122,7 +120,8 @@ impl Shard {
                 self.wait_to_fan_out(at);
                 return;
             }
-            let Some(command) = self.log.read(kept.command).filter(|command| command_at(command).is_ok()) else {
+            let command = self.log.read(kept.command);
+            let Some(command) = command.filter(|command| self.verifier.command_at(command).is_ok()) else {
                 return self.begin_repair(fx, at.p, Why::Waiting, self.rot_at(kept.command));
             };
             if !self.send_place(fx, at, place, command, kept.time_ms) {

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use ahash::RandomState;
 use whimbrel_storage::{Disk, Log, LogOptions, Position, Recovered, Rot};
-use whimbrel_wire::command::CommandError;
+use whimbrel_wire::command::{CommandError, Verifier};
 use whimbrel_wire::{Builder, Code, CommandBuilder};
 
 use crate::chat::Creating;
@@ -93,6 +93,7 @@ pub struct Shard {
     pub(crate) pointers: usize,
     pub(crate) frames: Builder,
     pub(crate) commands: CommandBuilder,
+    pub(crate) verifier: Verifier,
     pub(crate) counters: Counters,
     /// See [`crate::replicate::ENTRY_CLOSE_BYTES`].
     pub(crate) entry_close_bytes: usize,
@@ -211,6 +212,7 @@ impl Shard {
             pointers,
             frames: Builder::default(),
             commands: CommandBuilder::default(),
+            verifier: Verifier::default(),
             counters: Counters::default(),
             entry_close_bytes,
             sweep: None,

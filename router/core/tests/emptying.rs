@@ -329,6 +329,41 @@ fn damage_that_is_found_before_its_partition_serves_is_not_forgotten() {
 }
 
 #[test]
+fn a_table_that_has_changed_on_the_disk_since_it_was_checked_is_not_believed() {
+    for bit in [None, Some(6), Some(7)] {
+        let mut node = Node::start(RamDisk::new(0, 7));
+        let (alice, bob) = (node.log_in(0, "alice"), node.log_in(1, "bob"));
+        (0..20).for_each(|_| node.turn(2000));
+        let chat = node.pair(alice, "alice", "bob");
+        // The making of the chat.
+        node.say(bob, |b, out| b.ack(out, 1));
+        (0..20).for_each(|_| node.turn(2000));
+        node.tell(Input::Disconnected { conn: bob });
+        (1..=20).for_each(|number| {
+            node.send(alice, chat, number);
+            node.turn(2000);
+        });
+        (0..20).for_each(|_| node.turn(2000));
+        // The command by which it came to bob's inbox: its table begins so many bytes before the payload, with where its root is.
+        let bytes = node.disk.contents(SegmentId(1)).unwrap();
+        let payload = bytes.windows(96).rposition(|window| window == payload_of(7)).unwrap();
+        let table_len = |head: usize| u32::from_le_bytes(*bytes[head + 8..].first_chunk().unwrap()) as usize;
+        let head = (payload - 256..payload - 16)
+            .rev()
+            .find(|&head| head + 16 + table_len(head) == payload && bytes[head + 4] == 5);
+        if let Some(bit) = bit {
+            node.disk.flip_bit(SegmentId(1), head.unwrap() as u32 + 16 + 1, bit).unwrap();
+        }
+        let expected: Vec<u64> = (1..if bit.is_some() { 7 } else { 21 }).collect();
+        node.sent = 1;
+        node.log_in(2, "bob");
+        (0..12).for_each(|_| node.turn(2000));
+        assert_eq!(node.delivered, expected, "{bit:?}");
+        assert_eq!(node.shard.in_repair().count(), usize::from(bit.is_some()));
+    }
+}
+
+#[test]
 fn a_segment_that_ends_too_early_before_its_partition_serves_is_not_forgotten() {
     let mut node = Node::start(RamDisk::new(0, 8));
     let (alice, bob) = (node.log_in(0, "alice"), node.log_in(1, "bob"));

@@ -2,7 +2,9 @@
 
 use proptest::collection::vec;
 use proptest::prelude::{any, prop_assert_eq, proptest};
-use whimbrel_wire::command::{COMMAND_HEADER_BYTES, Command, CommandError, ENTRY_HEADER_BYTES, Entry, command_at};
+use whimbrel_wire::command::{
+    COMMAND_HEADER_BYTES, Command, CommandError, ENTRY_HEADER_BYTES, Entry, Verifier, command_at,
+};
 use whimbrel_wire::{ChatCreateFields, ChatSendFields, CommandBuilder, EntryWriter, FanOutFields, chat_id, fb};
 
 const CHAT: u128 = 0x0123_4567_89ab_cdef_fedc_ba98_7654_3210;
@@ -130,6 +132,27 @@ fn a_command_is_found_again_by_its_place() {
         assert!(command_at(&bytes[start..start + COMMAND_HEADER_BYTES - 1]).is_err());
     }
     assert!(command_at(&[]).is_err());
+}
+
+#[test]
+fn a_command_is_verified_by_its_place() {
+    let bytes = entry(1);
+    let (mut verifier, mut refused, mut all) = (Verifier::default(), 0, 0);
+    for at in Entry::trusted(&bytes).unwrap().iter() {
+        let command = &bytes[at.offset as usize..(at.offset + at.len) as usize];
+        assert_eq!(tell(&verifier.command_at(command).unwrap()), tell(&at.command));
+        assert!(verifier.command_at(&command[..command.len() - 1]).is_err());
+        // Where the root of its table is, somewhere else: flatbuffers would follow it anywhere.
+        for bit in 0..32 {
+            let mut other = command.to_vec();
+            other[COMMAND_HEADER_BYTES + bit / 8] ^= 1 << (bit % 8);
+            (refused, all) = (refused + u32::from(verifier.command_at(&other).is_err()), all + 1);
+            // Those that hold by chance are tables.
+            let _ = verifier.command_at(&other).map(|command| tell(&command));
+        }
+    }
+    assert!(refused > all * 9 / 10, "{refused} of {all}");
+    assert!(verifier.command_at(&[]).is_err());
 }
 
 #[test]
