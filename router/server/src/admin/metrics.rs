@@ -198,6 +198,12 @@ pub(super) const GAUGES: &[Metric] = &[
         Some(Unit::Bytes),
         "Size of the log's segments, spare ones too",
     ),
+    metric(
+        source!(now.warm_bytes),
+        "whimbrel_log_warm",
+        Some(Unit::Bytes),
+        "Size of those that are closed and taken to be in memory; above storage.warm_bytes they are read in again",
+    ),
 ];
 
 /// Partitions, by what they do.

@@ -110,6 +110,8 @@ pub(crate) struct Levels {
     pub(crate) waiting: u64,
     /// Bytes of the log's segments.
     pub(crate) log_bytes: u64,
+    /// Bytes of those of them that are closed and taken to be in memory.
+    pub(crate) warm_bytes: u64,
     /// Partitions that do not serve yet.
     pub(crate) starting: u64,
     /// Partitions that serve.
@@ -280,6 +282,7 @@ impl Sources<'_> {
             connections: self.shard.connections().into(),
             waiting: self.shard.waiting() as u64,
             log_bytes: self.shard.log_bytes(),
+            warm_bytes: self.shard.log_warm_bytes(),
             starting,
             serving,
             in_repair,
