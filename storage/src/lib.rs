@@ -22,6 +22,7 @@ mod file;
 mod finding;
 pub mod inspect;
 mod layout;
+mod leftovers;
 pub mod limits;
 mod location;
 mod log;

@@ -38,6 +38,10 @@ pub const WARM_BYTES: u64 = 4 << 30;
 /// So many of them may always count so: one that several readers are in the middle of is not read in anew for each of them.
 pub const WARM_SEGMENTS_MIN: u64 = 4;
 
+/// Files that could not be removed and are tried again; a directory in which nothing can be removed has more. With segments of the
+/// usual size these are 64 GiB.
+pub const LEFTOVERS_MAX: usize = 1024;
+
 /// Largest segment: an offset and a length within it are `u32`.
 pub const SEGMENT_MAX_BYTES: u32 = 1 << 30;
 

@@ -68,6 +68,9 @@ pub(crate) struct ShardStatus {
     pub(crate) segments: u64,
     /// Pieces of the log that are not what was written.
     pub(crate) rot_found: u64,
+    /// Files of the log that nobody needs and that could not be removed yet.
+    #[serde(default)]
+    pub(crate) leftovers: u64,
     pub(crate) turns: u64,
     pub(crate) turn_us: Quantiles,
     /// Less the time in which the thread had no core; absent where the kernel does not say it.
@@ -135,6 +138,7 @@ impl ShardStatus {
             log_bytes: now.log_bytes,
             segments: now.log_bytes / u64::from(segment_size),
             rot_found: core.rot_found,
+            leftovers: now.leftovers,
             turns: turns.wall.len(),
             turn_us: Quantiles::of(&turns.wall),
             turn_own_us: turns.own.as_ref().map(Quantiles::of),

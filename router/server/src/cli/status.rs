@@ -193,9 +193,11 @@ fn rows(shards: &[ShardStatus]) -> Vec<Row> {
         sum("segments", &|shard| shard.segments, number),
         sum("turns", &|shard| shard.turns, number),
     ];
-    for (label, get) in
-        [("in repair", (|it| it.in_repair) as fn(&ShardStatus) -> u64), ("rot found in the log", |it| it.rot_found)]
-    {
+    for (label, get) in [
+        ("in repair", (|it| it.in_repair) as fn(&ShardStatus) -> u64),
+        ("rot found in the log", |it| it.rot_found),
+        ("files not to be removed", |it| it.leftovers),
+    ] {
         if shards.iter().any(|shard| get(shard) > 0) {
             rows.push(sum(label, &get, number));
         }
@@ -299,6 +301,7 @@ mod tests {
             log_bytes: 8 << 20,
             segments: 2,
             rot_found: 0,
+            leftovers: 0,
             turns: 1_000,
             turn_us,
             turn_own_us: (shard == 0).then_some(Quantiles { max: 900, ..turn_us }),
@@ -360,10 +363,12 @@ mod tests {
         assert!(!table(&status).contains("repair") && !table(&status).contains("rot"));
         status.shards[1].in_repair = 1;
         status.shards[0].rot_found = 3;
+        status.shards[1].leftovers = 4;
         let text = table(&status);
         assert!(text.contains("damaged   1 partition is in repair and refused"), "{text}");
         assert!(text.lines().any(|line| line.starts_with("in repair") && line.ends_with(" 1")), "{text}");
         assert!(text.lines().any(|line| line.starts_with("rot found in the log") && line.ends_with(" 3")), "{text}");
+        assert!(text.lines().any(|line| line.starts_with("files not to be removed") && line.ends_with(" 4")), "{text}");
     }
 
     #[test]
