@@ -15,6 +15,7 @@ use rustix::io::{Errno, ReadWriteFlags};
 use crate::layout::SegmentHeader;
 use crate::leftovers::Leftovers;
 use crate::limits::PAGE_BYTES;
+use crate::look::{PutAside, put_aside_in};
 use crate::scrub::{FileSource, Partly, SegmentIs};
 use crate::{Arriving, Disk, Position, SegmentId, end, mapping};
 
@@ -29,6 +30,10 @@ const CUT_MIN_BYTES: u64 = 256 << 10;
 
 /// What the file of a checkpoint that is being written ends with.
 const CHECKPOINT_TMP: &str = ".ckpt.tmp";
+
+/// What the names of damaged files that were put aside end with: of spare segments, and of checkpoints.
+pub(crate) const SEGMENT_ASIDE: &str = ".seg.bad";
+pub(crate) const CHECKPOINT_ASIDE: &str = ".ckpt.bad";
 
 /// The file of the mark of a clean end.
 pub(crate) const END: &str = "end";
@@ -213,6 +218,21 @@ impl FileDisk {
     pub fn abandon_checkpoint(&self, number: u64) {
         // What cannot be renamed now is at the next start.
         let _ = self.keep_as_reserve(&self.checkpoint_tmp(number));
+    }
+
+    /// Damaged files that starts have put aside.
+    pub fn put_aside(&self) -> io::Result<Vec<PutAside>> {
+        put_aside_in(&self.directory)
+    }
+
+    /// Puts a damaged file aside, under a name that none has yet: what was put aside before is not lost.
+    fn move_aside(&self, path: &Path, ending: &str) -> io::Result<()> {
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+        let first = self.directory.join(format!("{stem}{ending}"));
+        let others = (2..).map(|number| self.directory.join(format!("{stem}.{number}{ending}")));
+        let free = std::iter::once(first).chain(others).find(|name| !name.exists());
+        fs::rename(path, free.expect("there are more numbers than files"))?;
+        sync_directory(&self.directory)
     }
 
     /// Where bytes are kept for checkpoints.
@@ -416,8 +436,11 @@ impl Disk for FileDisk {
 
     fn set_aside(&mut self, id: SegmentId) -> io::Result<()> {
         let path = self.path(id);
-        fs::rename(&path, path.with_extension("seg.bad"))?;
-        sync_directory(&self.directory)
+        // No batch was ever in it: one of them is enough for whoever looks into the disk.
+        if self.put_aside()?.iter().any(|aside| aside.name.ends_with(SEGMENT_ASIDE)) {
+            return self.remove_file(&path);
+        }
+        self.move_aside(&path, SEGMENT_ASIDE)
     }
 
     fn checkpoints(&mut self) -> io::Result<Vec<u64>> {
@@ -429,9 +452,7 @@ impl Disk for FileDisk {
     }
 
     fn set_aside_checkpoint(&mut self, number: u64) -> io::Result<()> {
-        let path = self.checkpoint_path(number);
-        fs::rename(&path, path.with_extension("ckpt.bad"))?;
-        sync_directory(&self.directory)
+        self.move_aside(&self.checkpoint_path(number), CHECKPOINT_ASIDE)
     }
 
     fn read_end(&mut self) -> io::Result<Option<Vec<u8>>> {

@@ -53,7 +53,7 @@ pub use finding::{Finding, Place, Reason, Severity};
 pub use layout::{BATCH_HEADER_BYTES, FORMAT_VERSION, RECORD_HEADER_BYTES, record_bytes};
 pub use location::{Location, Mark, RecordHeader, RecordKind, SegmentId, WriteId};
 pub use log::{AppendError, Log, LogWrite, Wanted};
-pub use look::{Look, LookError, SegmentFile, ShardFiles};
+pub use look::{Look, LookError, PutAside, SegmentFile, ShardFiles, put_aside};
 pub use mapping::read_in;
 pub use open_error::OpenError;
 pub use options::LogOptions;

@@ -200,6 +200,30 @@ fn of_a_segment_that_is_not_made_of_another_neither_is_left() {
 }
 
 #[test]
+fn what_is_put_aside_never_takes_the_place_of_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut disk = FileDisk::open(dir.path(), 0).unwrap();
+    let shard = dir.path().join("shard-0");
+    for times in 1..=3 {
+        fs::write(shard.join("0000000007.ckpt"), vec![b'c'; times]).unwrap();
+        disk.set_aside_checkpoint(7).unwrap();
+        // Of spare segments, in which nothing ever was, the first is enough.
+        fs::write(shard.join("0000000009.seg"), vec![b's'; times]).unwrap();
+        disk.set_aside(SegmentId(9)).unwrap();
+    }
+    let found: Vec<_> = disk.put_aside().unwrap().into_iter().map(|it| (it.name, it.bytes)).collect();
+    let expected = [
+        ("0000000007.2.ckpt.bad", 2),
+        ("0000000007.3.ckpt.bad", 3),
+        ("0000000007.ckpt.bad", 1),
+        ("0000000009.seg.bad", 1),
+    ];
+    assert_eq!(found, expected.map(|(name, bytes)| (name.to_owned(), bytes)));
+    assert_eq!(names(&shard).len(), 4, "nothing else is there");
+    assert!(disk.checkpoints().unwrap().is_empty() && disk.list().unwrap().is_empty(), "none of them counts");
+}
+
+#[test]
 fn a_segment_made_of_another_has_none_of_its_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let mut disk = FileDisk::open(dir.path(), 0).unwrap();
