@@ -183,7 +183,7 @@ fn of_a_segment_that_is_not_made_of_another_neither_is_left() {
         let in_the_way = dir.path().join("shard-0").join(in_the_way);
         fs::create_dir(&in_the_way).unwrap();
         disk.recycle(SegmentId(old), 8192, SegmentId(9), 8192).unwrap_err();
-        assert_eq!(disk.list().unwrap().contains(&SegmentId(old)), false, "its bytes are there");
+        assert!(!disk.list().unwrap().contains(&SegmentId(old)), "its bytes are there");
         fs::remove_dir(&in_the_way).unwrap();
     }
     // It cannot be removed either.
