@@ -14,6 +14,7 @@ const OPTIONS: LogOptions = LogOptions {
     staging_max: 512 << 10,
     spares: 2,
     spares_max: 2,
+    warm_max: 2 << 20,
 };
 
 const HEAD_BYTES: usize = 64;

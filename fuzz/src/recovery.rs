@@ -23,6 +23,7 @@ const OPTIONS: LogOptions = LogOptions {
     staging_max: 8 * PAGE,
     spares: 1,
     spares_max: 2,
+    warm_max: 1 << 20,
 };
 
 /// A record as it is given out.

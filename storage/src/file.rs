@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -12,7 +13,9 @@ use rustix::fs::FallocateFlags;
 use rustix::io::{Errno, ReadWriteFlags};
 
 use crate::layout::SegmentHeader;
+use crate::leftovers::Leftovers;
 use crate::limits::PAGE_BYTES;
+use crate::look::{PutAside, put_aside_in};
 use crate::scrub::{FileSource, Partly, SegmentIs};
 use crate::{Arriving, Disk, Position, SegmentId, end, mapping};
 
@@ -28,6 +31,10 @@ const CUT_MIN_BYTES: u64 = 256 << 10;
 /// What the file of a checkpoint that is being written ends with.
 const CHECKPOINT_TMP: &str = ".ckpt.tmp";
 
+/// What the names of damaged files that were put aside end with: of spare segments, and of checkpoints.
+pub(crate) const SEGMENT_ASIDE: &str = ".seg.bad";
+pub(crate) const CHECKPOINT_ASIDE: &str = ".ckpt.bad";
+
 /// The file of the mark of a clean end.
 pub(crate) const END: &str = "end";
 
@@ -37,11 +44,12 @@ pub(crate) const END: &str = "end";
 pub struct FileDisk {
     directory: PathBuf,
     shard: u16,
+    leftovers: Arc<Leftovers>,
 }
 
 impl FileDisk {
     /// The files of a shard in a data directory. Makes its directory if it is not there, and removes what a crash left of
-    /// segments that were being made.
+    /// segments that were being made: of these what cannot be removed is among the [leftovers](FileDisk::leftovers).
     pub fn open(data: &Path, shard: u16) -> io::Result<FileDisk> {
         let directory = data.join(format!("shard-{shard}"));
         match fs::DirBuilder::new().mode(0o700).create(&directory) {
@@ -51,7 +59,7 @@ impl FileDisk {
         }
         // A process that was killed in between may have made names that no directory keeps.
         sync_directory(data)?;
-        let disk = FileDisk { directory, shard };
+        let disk = FileDisk { directory, shard, leftovers: Arc::default() };
         for entry in fs::read_dir(&disk.directory)? {
             let path = entry?.path();
             if path.extension().is_none_or(|extension| extension != "tmp") {
@@ -60,7 +68,7 @@ impl FileDisk {
             if path.to_str().is_some_and(|path| path.ends_with(CHECKPOINT_TMP)) {
                 disk.keep_as_reserve(&path)?;
             } else {
-                fs::remove_file(path)?;
+                disk.discard(&path);
             }
         }
         sync_directory(&disk.directory)?;
@@ -75,22 +83,12 @@ impl FileDisk {
         size_bytes: u32,
         pause: impl FnMut() -> Option<Duration>,
     ) -> io::Result<Bytes> {
-        let path = self.path(id);
-        let tmp = path.with_extension("tmp");
-        // A segment that is there is never replaced, whatever asked for it.
-        if path.exists() {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{} exists", path.display())));
-        }
+        let (path, tmp) = self.names_for(id)?;
         let made = self.fill(&tmp, id, size_bytes, pause).and_then(|()| fs::rename(&tmp, &path));
-        if let Err(error) = made {
-            // What was allocated is given back, or a full disk would stay so.
-            let _ = fs::remove_file(&tmp);
-            return Err(error);
-        }
-        sync_directory(&self.directory).and_then(|()| self.map(id, true)).inspect_err(|_| {
-            // Nobody was given it, so that it can be made again.
-            let _ = fs::remove_file(&path);
-        })
+        // What was allocated is given back, or a full disk would stay so.
+        made.inspect_err(|_| self.discard(&tmp))?;
+        // Nobody was given it, so that it can be made again.
+        sync_directory(&self.directory).and_then(|()| self.map(id, true)).inspect_err(|_| self.discard(&path))
     }
 
     /// Makes a segment of another one's file: see [`Disk::recycle`], and [`FileDisk::create_segment`] about `pause`.
@@ -102,30 +100,66 @@ impl FileDisk {
         size_bytes: u32,
         pause: impl FnMut() -> Option<Duration>,
     ) -> io::Result<Bytes> {
+        let was = self.path(old);
+        // Its old name goes first: a crash leaves a file that the next start removes.
+        let named = self.names_for(id).and_then(|(path, tmp)| fs::rename(&was, &tmp).map(|()| (path, tmp)));
+        let (path, tmp) = named.inspect_err(|_| self.discard(&was))?;
+        sync_directory(&self.directory)
+            .and_then(|()| self.overwrite(&tmp, used, id, size_bytes, pause))
+            .and_then(|()| fs::rename(&tmp, &path))
+            .inspect_err(|_| self.discard(&tmp))?;
+        // Nobody was given it, so that it can be made again.
+        sync_directory(&self.directory).and_then(|()| self.map(id, true)).inspect_err(|_| self.discard(&path))
+    }
+
+    /// The name of a segment that is to be made, and the one that its file has until it is whole.
+    fn names_for(&self, id: SegmentId) -> io::Result<(PathBuf, PathBuf)> {
         let path = self.path(id);
         let tmp = path.with_extension("tmp");
+        // What was left of one that nobody was given would be taken for it later.
+        for left in [&path, &tmp] {
+            self.leftovers.take(left, |left| self.remove_file(left)).unwrap_or(Ok(()))?;
+        }
+        // A segment that is there is never replaced, whatever asked for it.
         if path.exists() {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{} exists", path.display())));
         }
-        // Its old name goes first: a crash leaves a file that the next start removes.
-        fs::rename(self.path(old), &tmp)?;
-        let made = sync_directory(&self.directory)
-            .and_then(|()| self.overwrite(&tmp, used, id, size_bytes, pause))
-            .and_then(|()| fs::rename(&tmp, &path));
-        if let Err(error) = made {
-            // What cannot be removed now is at the next start.
-            let _ = fs::remove_file(&tmp);
-            return Err(error);
-        }
-        sync_directory(&self.directory).and_then(|()| self.map(id, true)).inspect_err(|_| {
-            // Nobody was given it, so that it can be made again.
-            let _ = fs::remove_file(&path);
-        })
+        Ok((path, tmp))
     }
 
-    /// Removes a segment: see [`Disk::remove`].
+    /// Removes a segment: see [`Disk::remove`]. If it fails it is among the [leftovers](FileDisk::leftovers).
     pub fn remove_segment(&self, id: SegmentId) -> io::Result<()> {
-        fs::remove_file(self.path(id))?;
+        let path = self.path(id);
+        self.remove_file(&path).inspect_err(|_| self.leftovers.note(&path))
+    }
+
+    /// How many files nobody needs and could not be removed.
+    pub fn leftovers(&self) -> usize {
+        self.leftovers.count()
+    }
+
+    /// Tries again to remove each file that could not be, and says how that went. One that is gone is none of them any more.
+    pub fn remove_leftovers(&self) -> Vec<(PathBuf, io::Result<()>)> {
+        let again = |path: PathBuf| {
+            let removed = self.leftovers.take(&path, |path| self.remove_file(path))?;
+            Some((path, removed))
+        };
+        self.leftovers.paths().into_iter().filter_map(again).collect()
+    }
+
+    /// Removes a file that nobody needs, now or later.
+    fn discard(&self, path: &Path) {
+        if self.remove_file(path).is_err() {
+            self.leftovers.note(path);
+        }
+    }
+
+    /// It is gone for good when this returns, whoever removed it.
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => other?,
+        }
         sync_directory(&self.directory)
     }
 
@@ -184,6 +218,21 @@ impl FileDisk {
     pub fn abandon_checkpoint(&self, number: u64) {
         // What cannot be renamed now is at the next start.
         let _ = self.keep_as_reserve(&self.checkpoint_tmp(number));
+    }
+
+    /// Damaged files that starts have put aside.
+    pub fn put_aside(&self) -> io::Result<Vec<PutAside>> {
+        put_aside_in(&self.directory)
+    }
+
+    /// Puts a damaged file aside, under a name that none has yet: what was put aside before is not lost.
+    fn move_aside(&self, path: &Path, ending: &str) -> io::Result<()> {
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+        let first = self.directory.join(format!("{stem}{ending}"));
+        let others = (2..).map(|number| self.directory.join(format!("{stem}.{number}{ending}")));
+        let free = std::iter::once(first).chain(others).find(|name| !name.exists());
+        fs::rename(path, free.expect("there are more numbers than files"))?;
+        sync_directory(&self.directory)
     }
 
     /// Where bytes are kept for checkpoints.
@@ -387,8 +436,11 @@ impl Disk for FileDisk {
 
     fn set_aside(&mut self, id: SegmentId) -> io::Result<()> {
         let path = self.path(id);
-        fs::rename(&path, path.with_extension("seg.bad"))?;
-        sync_directory(&self.directory)
+        // No batch was ever in it: one of them is enough for whoever looks into the disk.
+        if self.put_aside()?.iter().any(|aside| aside.name.ends_with(SEGMENT_ASIDE)) {
+            return self.remove_file(&path);
+        }
+        self.move_aside(&path, SEGMENT_ASIDE)
     }
 
     fn checkpoints(&mut self) -> io::Result<Vec<u64>> {
@@ -400,9 +452,7 @@ impl Disk for FileDisk {
     }
 
     fn set_aside_checkpoint(&mut self, number: u64) -> io::Result<()> {
-        let path = self.checkpoint_path(number);
-        fs::rename(&path, path.with_extension("ckpt.bad"))?;
-        sync_directory(&self.directory)
+        self.move_aside(&self.checkpoint_path(number), CHECKPOINT_ASIDE)
     }
 
     fn read_end(&mut self) -> io::Result<Option<Vec<u8>>> {

@@ -32,6 +32,16 @@ pub const SPARES: u32 = 3;
 /// Retired segments are made into spares as long as there are fewer of them: about what a checkpoint lets go of at once.
 pub const SPARES_MAX: u32 = 6;
 
+/// Closed segments that count as in memory, where whoever opens the log does not say how much memory there is.
+pub const WARM_BYTES: u64 = 4 << 30;
+
+/// So many of them may always count so: one that several readers are in the middle of is not read in anew for each of them.
+pub const WARM_SEGMENTS_MIN: u64 = 4;
+
+/// Files that could not be removed and are tried again; a directory in which nothing can be removed has more. With segments of the
+/// usual size these are 64 GiB.
+pub const LEFTOVERS_MAX: usize = 1024;
+
 /// Largest segment: an offset and a length within it are `u32`.
 pub const SEGMENT_MAX_BYTES: u32 = 1 << 30;
 
@@ -43,5 +53,6 @@ const _: () = {
     assert!(STAGING_BYTES >= 4 * BATCH_BYTES);
     assert!(BATCH_MAX_BYTES + PAGE_BYTES <= SEGMENT_DEV_BYTES);
     assert!(SPARES <= SPARES_MAX);
+    assert!(WARM_SEGMENTS_MIN * SEGMENT_MAX_BYTES as u64 <= WARM_BYTES);
     assert!(SEGMENT_BYTES <= SEGMENT_MAX_BYTES && SEGMENT_DEV_BYTES <= SEGMENT_BYTES);
 };

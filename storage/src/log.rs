@@ -80,6 +80,8 @@ pub struct Log {
     /// Where the next batch begins.
     tail_segment: SegmentId,
     tail_offset: u32,
+    /// All before this one are written to their ends.
+    closed: SegmentId,
     appended: u64,
     durable: u64,
     /// Bytes of batches written, padding included.
@@ -163,6 +165,7 @@ impl Log {
             next_batch: 0,
             tail_segment: SegmentId::FIRST,
             tail_offset: 0,
+            closed: newest.map_or(SegmentId::FIRST, |newest| newest.position.segment),
             appended: 0,
             durable: 0,
             written_bytes: 0,
@@ -182,6 +185,7 @@ impl Log {
     pub(crate) fn goes_on(&mut self, at: Tail) {
         (self.next_batch, self.tail_segment, self.tail_offset) = (at.batch, at.segment, at.offset);
         self.poisoned = false;
+        self.close_written();
     }
 
     /// Copies a record into the batch that gathers. It can be read at once; it is durable when [`Log::written`] gives a mark
@@ -277,6 +281,7 @@ impl Log {
         self.written_bytes += u64::from(batch.padded());
         self.filled_bytes += u64::from(batch.filled());
         self.pool.end(batch);
+        self.close_written();
         assert!(self.durable <= self.appended);
         self.durable()
     }
@@ -427,10 +432,24 @@ impl Log {
     }
 
     /// Whether these bytes can be looked at without a wait for the disk, as far as is known: they were written, or their
-    /// segment was read in, since the log was opened.
+    /// segment was read in, since the log was opened, and [`Log::cool`] has not found too many of these since.
     #[inline]
     pub fn is_warm(&self, location: Location) -> bool {
-        self.segments.get(location.segment).is_none_or(|segment| segment.is_warm)
+        self.segments.get(location.segment).is_none_or(Segment::is_warm)
+    }
+
+    /// Lets what was written or read in longest ago count as warm no longer, where that is more than [`LogOptions::warm_max`].
+    /// Its owner says when: not before all have looked who waited for what was read in. Else of several that want more than there
+    /// is room for one might never find it.
+    #[inline]
+    pub fn cool(&mut self) {
+        let most = self.options.warm_max / u64::from(self.options.segment_size);
+        self.segments.cool(usize::try_from(most).unwrap_or(usize::MAX));
+    }
+
+    /// Bytes of closed segments that are warm.
+    pub fn warm_bytes(&self) -> u64 {
+        self.segments.warm() as u64 * u64::from(self.options.segment_size)
     }
 
     /// The mapping of a segment, to be read in off the core before [`Log::warmed`].
@@ -458,11 +477,13 @@ impl Log {
 
     /// A segment was read in, and looked at: its last batch ends there.
     pub fn warmed(&mut self, id: SegmentId, end: u32) {
-        if let Some(segment) = self.segments.get_mut(id) {
-            segment.is_warm = true;
-            if !id.is_cold() {
-                segment.end.get_or_insert(end);
-            }
+        let Some(segment) = self.segments.get_mut(id) else { return };
+        if !id.is_cold() {
+            segment.end.get_or_insert(end);
+        }
+        // One that is written stays warm without that.
+        if !segment.is_open() {
+            self.segments.warm_up(id);
         }
     }
 
@@ -634,6 +655,16 @@ impl Log {
         }
         self.tail_segment = self.tail_segment.next();
         self.tail_offset = FIRST_BATCH_OFFSET;
+        self.close_written();
+    }
+
+    /// Segments of which all batches are written are closed. Before that none of them is read in, for it would not be whole.
+    fn close_written(&mut self) {
+        let open = self.position().segment;
+        while self.closed < open {
+            self.segments.warm_up(self.closed);
+            self.closed = self.closed.next();
+        }
     }
 
     fn gathering_has(&self, bytes: usize) -> bool {

@@ -9,7 +9,7 @@ use rustix::fs::{Advice, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::datadir::{self, DataDirError, Identity};
-use crate::file::END;
+use crate::file::{CHECKPOINT_ASIDE, END, SEGMENT_ASIDE};
 use crate::limits::SEGMENT_MAX_BYTES;
 use crate::{SegmentId, Unreadable};
 
@@ -91,10 +91,49 @@ pub struct ShardFiles {
     pub checkpoints: Vec<u64>,
     /// What a crash left of files that were being made: the next start removes them, or keeps their bytes for checkpoints.
     pub remains: Vec<String>,
-    /// Damaged checkpoints and spare segments that a start put aside.
-    pub put_aside: Vec<String>,
+    /// Damaged checkpoints and spare segments that starts put aside.
+    pub put_aside: Vec<PutAside>,
     /// Anything else, but for the mark of a clean end and the bytes that are kept for checkpoints.
     pub others: Vec<String>,
+}
+
+/// A damaged file that a start put aside. Nothing reads it: a checkpoint, in the place of which another one served, or a spare segment,
+/// in which no batch ever was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PutAside {
+    /// Of the file, in the directory of its shard.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+}
+
+impl PutAside {
+    /// What it was.
+    pub fn was(&self) -> &'static str {
+        if self.name.ends_with(SEGMENT_ASIDE) { "spare segment" } else { "checkpoint" }
+    }
+}
+
+/// What starts have put aside of the log of a shard in a data directory, which a server may have.
+pub fn put_aside(data: &Path, shard: u16) -> io::Result<Vec<PutAside>> {
+    put_aside_in(&data.join(format!("shard-{shard}")))
+}
+
+pub(crate) fn put_aside_in(directory: &Path) -> io::Result<Vec<PutAside>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if is_aside(&name) {
+            found.push(PutAside { name, bytes: entry.metadata()?.len() });
+        }
+    }
+    found.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+    Ok(found)
+}
+
+fn is_aside(name: &str) -> bool {
+    name.ends_with(CHECKPOINT_ASIDE) || name.ends_with(SEGMENT_ASIDE)
 }
 
 impl Look {
@@ -130,8 +169,10 @@ impl Look {
 
     /// The files of a shard.
     pub fn files(&self, shard: u16) -> Result<ShardFiles, LookError> {
-        let mut files = ShardFiles::default();
-        for name in names(&self.directory(shard))? {
+        let directory = self.directory(shard);
+        let put_aside = put_aside_in(&directory).map_err(|error| failed(&directory, error))?;
+        let mut files = ShardFiles { put_aside, ..ShardFiles::default() };
+        for name in names(&directory)?.into_iter().filter(|name| !is_aside(name)) {
             let number = |ending: &str| name.strip_suffix(ending).filter(|number| number.len() == 10);
             if let Some(id) = number(".seg").and_then(|number| number.parse().ok()) {
                 files.segments.push(SegmentId(id));
@@ -139,8 +180,6 @@ impl Look {
                 files.checkpoints.push(number);
             } else if name.ends_with(".tmp") {
                 files.remains.push(name);
-            } else if name.ends_with(".ckpt.bad") || name.ends_with(".seg.bad") {
-                files.put_aside.push(name);
             } else if name != END && !name.ends_with(".reserve") {
                 files.others.push(name);
             }

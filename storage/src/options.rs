@@ -18,6 +18,10 @@ pub struct LogOptions {
     pub spares: u32,
     /// Retired segments are made into spares as long as there are fewer than so many, and removed otherwise.
     pub spares_max: u32,
+    /// Bytes of closed segments that count as in memory. With more of them the one that was written or read in longest ago does
+    /// not any more: the kernel may have dropped its pages, and a look at them would wait for the disk. The segment that is
+    /// written and the spares are not counted.
+    pub warm_max: u64,
 }
 
 impl LogOptions {
@@ -30,6 +34,7 @@ impl LogOptions {
             staging_max: limits::STAGING_BYTES,
             spares: limits::SPARES,
             spares_max: limits::SPARES_MAX,
+            warm_max: limits::WARM_BYTES,
         }
     }
 
@@ -53,6 +58,14 @@ impl LogOptions {
         if self.staging_max / self.batch_max < 2 {
             return Err("staging_max must hold two batches of batch_max: one being written and one that gathers");
         }
+        if self.warm_max < self.warm_least() {
+            return Err("warm_max must hold four segments");
+        }
         Ok(())
+    }
+
+    /// The least that [`LogOptions::warm_max`] may be.
+    pub fn warm_least(&self) -> u64 {
+        limits::WARM_SEGMENTS_MIN * u64::from(self.segment_size)
     }
 }

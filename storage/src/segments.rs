@@ -2,6 +2,9 @@
 //!
 //! Marks: `floor` is the segment from which the older of the two kept checkpoints needs the log. One below it that holds
 //! nothing that is still wanted is retired; once no view of its mapping is left its file may become another segment.
+//!
+//! A closed segment is warm, which is to say taken to be in memory, from when it was written to its end or read in until there are
+//! more of these than there may be and it has been so for longest.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -20,12 +23,21 @@ pub(crate) struct Segment {
     mapping: Bytes,
     pins: Arc<()>,
     pub(crate) generation: u64,
-    /// Its pages were read in or written since the start: looking at it does not wait for the disk.
-    pub(crate) is_warm: bool,
+    warmth: Warmth,
     /// Bytes from its start behind which it is zeros, as far as is known.
     pub(crate) used: u32,
     /// Where its last batch ends, once it is known and nobody writes it any more.
     pub(crate) end: Option<u32>,
+}
+
+/// Whether a look at a segment waits for the disk, as far as is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Warmth {
+    Cold,
+    /// It is written, or is a spare one that was made or looked through: it is in memory, and not in [`Segments::warm`].
+    Open,
+    /// Its place in [`Segments::warm`].
+    Since(u64),
 }
 
 /// What views of a segment hold, beneath all of them.
@@ -41,11 +53,24 @@ impl AsRef<[u8]> for Pinned {
 }
 
 impl Segment {
+    /// One that is in memory is taken for one that is written until [`Segments::warm_up`] says that it is not.
     pub(crate) fn new(mapping: Bytes, generation: u64, is_warm: bool) -> Segment {
+        let warmth = if is_warm { Warmth::Open } else { Warmth::Cold };
         let pins = Arc::new(());
         let view = Bytes::from_owner(Pinned { mapping: mapping.clone(), _pin: Arc::clone(&pins) });
         let used = mapping.len() as u32;
-        Segment { view, mapping, pins, generation, is_warm, used, end: None }
+        Segment { view, mapping, pins, generation, warmth, used, end: None }
+    }
+
+    /// Looking at it does not wait for the disk, as far as is known.
+    #[inline]
+    pub(crate) fn is_warm(&self) -> bool {
+        self.warmth != Warmth::Cold
+    }
+
+    /// It is written, or a spare one.
+    pub(crate) fn is_open(&self) -> bool {
+        self.warmth == Warmth::Open
     }
 
     pub(crate) fn view(&self) -> &Bytes {
@@ -84,6 +109,10 @@ pub(crate) struct Segments {
     leaving: VecDeque<Leaving>,
     /// What waited in these was moved: they are needed until both checkpoints are this one or younger.
     emptied: BTreeMap<SegmentId, u64>,
+    /// Closed segments that are warm, the one that has been so for longest first.
+    warm: BTreeMap<u64, SegmentId>,
+    /// How often one became so.
+    warmings: u64,
     pub(crate) cold: Cold,
 }
 
@@ -97,6 +126,8 @@ impl Segments {
             holds_from: first,
             leaving: VecDeque::new(),
             emptied: BTreeMap::new(),
+            warm: BTreeMap::new(),
+            warmings: 0,
             cold,
         }
     }
@@ -134,6 +165,32 @@ impl Segments {
             return self.cold.get_mut(id);
         }
         self.list.get_mut(id.0.checked_sub(self.first.0)? as usize)?.as_mut()
+    }
+
+    /// All of this one was written or read just now, and nobody writes it any more.
+    pub(crate) fn warm_up(&mut self, id: SegmentId) {
+        let since = Warmth::Since(self.warmings);
+        let Some(segment) = self.get_mut(id) else { return };
+        if let Warmth::Since(before) = std::mem::replace(&mut segment.warmth, since) {
+            self.warm.remove(&before);
+        }
+        self.warm.insert(self.warmings, id);
+        self.warmings += 1;
+    }
+
+    /// Lets those count as warm no longer that have been so for longest, until there are no more than this.
+    pub(crate) fn cool(&mut self, most: usize) {
+        while self.warm.len() > most
+            && let Some((_, id)) = self.warm.pop_first()
+        {
+            let segment = self.get_mut(id).expect("one that is not there any more is not warm");
+            segment.warmth = Warmth::Cold;
+        }
+    }
+
+    /// How many closed ones are warm.
+    pub(crate) fn warm(&self) -> usize {
+        self.warm.len()
     }
 
     /// The first one behind this one that is there.
@@ -273,7 +330,10 @@ impl Segments {
     }
 
     fn leave(&mut self, id: SegmentId, segment: Option<Segment>) {
-        if let Some(Segment { view, mapping, pins, used, .. }) = segment {
+        if let Some(Segment { view, mapping, pins, used, warmth, .. }) = segment {
+            if let Warmth::Since(since) = warmth {
+                self.warm.remove(&since);
+            }
             drop(view);
             self.leaving.push_back(Leaving { id, mapping, pins, used });
         }
@@ -320,6 +380,17 @@ mod tests {
         let mut taken = [0; 3].map(|_| it.take_retired().unwrap().id.0);
         taken.sort_unstable();
         assert_eq!((taken, it.take_retired().is_none(), it.next()), ([1, 2, 3], true, SegmentId(5)));
+    }
+
+    #[test]
+    fn one_that_goes_makes_room_for_another_that_stays_warm() {
+        let mut it = segments(&[1, 2, 3, 4]);
+        (1..4).for_each(|id| it.warm_up(SegmentId(id)));
+        it.hold(SegmentId(1));
+        it.retire_below(SegmentId(3), 0);
+        assert_eq!(it.warm(), 2);
+        it.cool(2);
+        assert!(it.get(SegmentId(1)).unwrap().is_warm() && it.get(SegmentId(3)).unwrap().is_warm());
     }
 
     #[test]

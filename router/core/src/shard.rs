@@ -305,6 +305,8 @@ impl Shard {
         self.look_at_space(fx);
         self.is_whole |= self.is_serving();
         self.deliver_all(fx);
+        // Whoever waited for what was read in has looked.
+        self.log.cool();
         self.checkpoint(fx);
         self.check_stopped(fx);
         fx.list.extend(self.trouble.drain(..).map(Effect::Tell));
@@ -438,6 +440,11 @@ impl Shard {
     /// Bytes that the log has written since the start, without padding and with it.
     pub fn log_written_bytes(&self) -> (u64, u64) {
         (self.log.filled_bytes(), self.log.written_bytes())
+    }
+
+    /// Bytes of its closed segments that are taken to be in memory: [`Log::warm_bytes`].
+    pub fn log_warm_bytes(&self) -> u64 {
+        self.log.warm_bytes()
     }
 
     /// Where the log ends, if a start has nothing to read: what [`Log::end`] says.

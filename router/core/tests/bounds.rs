@@ -19,6 +19,7 @@ const SEGMENT_BYTES: u32 = 4 << 20;
 /// A shard over a disk in memory, with sockets that take everything at once.
 struct Node {
     shard: Shard,
+    options: LogOptions,
     disk: RamDisk,
     effects: Effects,
     now: Now,
@@ -41,15 +42,22 @@ struct Node {
     /// Whether one can be made is not known yet: it is not answered.
     disk_waits: bool,
     waiting: Option<SegmentId>,
+    /// What was read in, in this order.
+    read_in: Vec<SegmentId>,
     builder: Builder,
 }
 
 impl Node {
     fn new(shards: u16, bounds: Bounds) -> Node {
+        Node::with(shards, bounds, options())
+    }
+
+    fn with(shards: u16, bounds: Bounds, options: LogOptions) -> Node {
         let mut disk = RamDisk::new(0, 7);
-        let shard = open(shards, bounds, &mut disk);
+        let shard = open(shards, bounds, options, &mut disk);
         let mut node = Node {
             shard,
+            options,
             disk,
             effects: Effects::default(),
             now: Now { mono_us: 1, wall_ms: 1000 },
@@ -65,6 +73,7 @@ impl Node {
             disk_full: false,
             disk_waits: false,
             waiting: None,
+            read_in: Vec::new(),
             builder: Builder::default(),
         };
         node.turns(50);
@@ -76,7 +85,7 @@ impl Node {
     fn restart(&mut self, shards: u16) {
         (self.effects, self.waiting) = (Effects::default(), None);
         self.checkpoint.clear();
-        self.shard = open(shards, Bounds::default(), &mut self.disk);
+        self.shard = open(shards, Bounds::default(), self.options, &mut self.disk);
         self.turns(50);
     }
 
@@ -107,6 +116,7 @@ impl Node {
             self.effects.lane_room = vec![self.lane_room; 8];
             self.tell(Input::TurnEnd { more: false });
             self.turn_bytes_max = self.turn_bytes_max.max(self.effects.bytes.len());
+            assert!(self.shard.log_warm_bytes() <= self.options.warm_max, "more counts as in memory than may");
             let list: Vec<_> = self.effects.list.drain(..).collect();
             let bytes = std::mem::take(&mut self.effects.bytes);
             let mut written = Vec::new();
@@ -134,8 +144,10 @@ impl Node {
                         again = true;
                         let old = reuse.map(|Retired { id, mapping: _, used }| (id, used));
                         let mapping = match old {
-                            Some((old, used)) => self.disk.recycle(old, used, segment, SEGMENT_BYTES).unwrap(),
-                            None => self.disk.create(segment, SEGMENT_BYTES).unwrap(),
+                            Some((old, used)) => {
+                                self.disk.recycle(old, used, segment, self.options.segment_size).unwrap()
+                            }
+                            None => self.disk.create(segment, self.options.segment_size).unwrap(),
                         };
                         self.tell(Input::SegmentReady { segment, mapping });
                     }
@@ -157,6 +169,7 @@ impl Node {
                     }
                     Effect::ReadIn { is, mapping } => {
                         again = true;
+                        self.read_in.push(is.id);
                         let checked = check_segment(&is, &mut Memory(&mapping));
                         drop(mapping);
                         self.tell(Input::ReadIn { checked });
@@ -254,8 +267,11 @@ impl Node {
     }
 }
 
-fn open(shards: u16, bounds: Bounds, disk: &mut RamDisk) -> Shard {
-    let options = LogOptions { segment_size: SEGMENT_BYTES, ..LogOptions::new(0) };
+fn options() -> LogOptions {
+    LogOptions { segment_size: SEGMENT_BYTES, ..LogOptions::new(0) }
+}
+
+fn open(shards: u16, bounds: Bounds, options: LogOptions, disk: &mut RamDisk) -> Shard {
     let config = ShardConfig { shard: ShardId(0), shards, partitions: 16, token_key: [0; 32], seed: 1, bounds };
     Shard::open(config, options, disk).unwrap()
 }
@@ -520,7 +536,7 @@ fn starts_on_a_full_disk_do_not_use_up_what_is_kept_for_what_was_accepted() {
 #[test]
 fn a_start_is_ready_when_it_knows_what_space_there_is() {
     let mut disk = RamDisk::new(0, 7);
-    let shard = open(1, Bounds::default(), &mut disk);
+    let shard = open(1, Bounds::default(), options(), &mut disk);
     let mut node = Node::new(1, Bounds::default());
     (node.shard, node.disk, node.disk_waits) = (shard, disk, true);
     node.turns(50);
@@ -673,4 +689,78 @@ fn a_slow_reader_is_closed_for_the_age_of_what_waits_and_not_for_how_much_it_is(
         }
     }
     assert!(closed >= 3 && kept >= 3, "{closed} closed, {kept} kept: both are to be seen");
+}
+
+/// Four segments may be in memory beside the one that is written.
+fn with_little_memory() -> Node {
+    let options = LogOptions { segment_size: 384 << 10, ..LogOptions::new(0) };
+    // Nothing is moved meanwhile.
+    let bounds = Bounds { forget_after_us: 365 * 86_400_000_000, ..Bounds::default() };
+    Node::with(1, bounds, LogOptions { warm_max: options.warm_least(), ..options })
+}
+
+fn numbered(number: u64) -> Vec<u8> {
+    [vec![7; 30_000].as_slice(), &number.to_le_bytes()].concat()
+}
+
+/// Numbers of the messages that a connection was given, in this order.
+fn numbers(node: &Node, conn: ConnId) -> Vec<u64> {
+    let frames = node.sent.iter().filter(|(to, frame)| *to == conn && frame[4] == Kind::Deliver as u8);
+    // The making of the chat came first.
+    let frames = frames.map(|(_, frame)| frame).filter(|frame| frame.len() > 30_000);
+    let each = |frame: &Vec<u8>| {
+        let number = u64::from_le_bytes(*frame.last_chunk().unwrap());
+        assert!(frame.ends_with(&numbered(number)), "message {number} is not what was sent");
+        number
+    };
+    frames.map(each).collect()
+}
+
+#[test]
+fn a_backlog_above_what_may_be_in_memory_is_read_in_a_segment_at_a_time() {
+    let mut node = with_little_memory();
+    let (alice, bob) = (node.log_in(0, "alice", 1), node.log_in(1, "bob", 1));
+    node.turn();
+    let chat = node.pair(alice, "alice", "bob");
+    node.tell(Input::Disconnected { conn: bob });
+    let sent = 200;
+    (1..=sent).for_each(|number| node.send(alice, chat, number, &numbered(number)));
+    node.turns(10);
+    assert_eq!(node.read_in, [], "all that was fanned out was in memory yet");
+    let mut waits: Vec<SegmentId> = node.disk.segments().collect();
+    waits.retain(|id| !node.shard.waiting_in(*id, 0..node.options.segment_size).is_empty());
+    assert!(waits.len() > 12, "{waits:?}");
+    let bob = node.log_in(2, "bob", 1);
+    node.turn();
+    node.read(bob, 0);
+    assert_eq!(numbers(&node, bob), (1..=sent).collect::<Vec<_>>());
+    // Each once, when the first message in it is wanted. The last is written yet.
+    waits.pop();
+    assert_eq!(node.read_in, waits);
+}
+
+#[test]
+fn of_many_who_each_want_another_segment_each_gets_on_with_what_is_read_in() {
+    let mut node = with_little_memory();
+    let alice = node.log_in(0, "alice", 1);
+    let friends: Vec<String> = (1..=12).map(|friend| format!("friend{friend}")).collect();
+    // What waits for each lies in segments of its own.
+    for (slot, friend) in (1..).zip(&friends) {
+        let conn = node.log_in(slot, friend, 1);
+        node.turn();
+        let chat = node.pair(alice, "alice", friend);
+        node.tell(Input::Disconnected { conn });
+        (1..=8).for_each(|number| node.send(alice, chat, number, &numbered(number)));
+    }
+    node.turns(10);
+    let back: Vec<_> = (100..).zip(&friends).map(|(slot, friend)| node.log_in(slot, friend, 1)).collect();
+    node.turn();
+    for &conn in &back {
+        assert_eq!(numbers(&node, conn), [1, 2, 3, 4, 5, 6, 7, 8], "all of it is within its credit");
+    }
+    let mut segments = node.read_in.clone();
+    segments.sort_unstable();
+    segments.dedup();
+    assert!(segments.len() > 12, "{segments:?}");
+    assert!(node.read_in.len() < 2 * segments.len(), "{} were read in for {}", node.read_in.len(), segments.len());
 }

@@ -91,6 +91,7 @@ pub(crate) struct Settings {
     pub(crate) token_key: Option<[u8; 32]>,
     pub(crate) partitions: Option<u16>,
     pub(crate) segment_size: Option<u32>,
+    pub(crate) warm_bytes: Option<u64>,
     pub(crate) log_format: LogFormat,
     pub(crate) log_level: String,
     pub(crate) tuning_profile: Option<String>,
@@ -122,6 +123,7 @@ impl Default for Settings {
             token_key: None,
             partitions: None,
             segment_size: None,
+            warm_bytes: None,
             log_format: LogFormat::Text,
             log_level: "info,glommio=error".to_owned(),
             tuning_profile: None,
@@ -182,6 +184,11 @@ const KEYS: &[Key] = &[
         name: "storage.scrub_interval",
         set: |s, v| put(&mut s.bounds.scrub_interval_us, duration_us(v)),
         get: |s| quoted(print_us(s.bounds.scrub_interval_us)),
+    },
+    Key {
+        name: "storage.warm_bytes",
+        set: |s, v| put(&mut s.warm_bytes, warm_bytes(v).map(Some)),
+        get: |s| optional(s.warm_bytes.map(|bytes| quoted(print_size(bytes)))),
     },
     Key {
         name: "log.format",
@@ -522,20 +529,30 @@ fn duration_us(text: &str) -> Result<u64, String> {
     Ok(Duration::from_millis(ms).as_micros() as u64)
 }
 
-/// A number of bytes, or a number and a unit.
 fn size(text: &str) -> Result<u32, String> {
     let expected = || "a size is a number and a unit from 1B to 2GiB: 4096, 64KiB, 64MiB".to_owned();
+    let size = bytes(text).filter(|bytes| (1..=1 << 31).contains(bytes)).ok_or_else(expected)?;
+    u32::try_from(size).map_err(|_| expected())
+}
+
+/// That it is enough for the shards and their segments is known once the data directory is open.
+fn warm_bytes(text: &str) -> Result<u64, String> {
+    let expected = || "a size is a number and a unit from 1MiB to 1PiB: 512MiB, 16GiB".to_owned();
+    bytes(text).filter(|bytes| (1 << 20..=1 << 50).contains(bytes)).ok_or_else(expected)
+}
+
+/// A number of bytes, or a number and a unit.
+fn bytes(text: &str) -> Option<u64> {
     let (number, unit) = split_unit(text);
-    let number: u64 = number.parse().map_err(|_| expected())?;
     let unit = match unit {
         "" | "B" => 1,
         "KiB" => 1 << 10,
         "MiB" => 1 << 20,
         "GiB" => 1 << 30,
-        _ => return Err(expected()),
+        "TiB" => 1 << 40,
+        _ => return None,
     };
-    let bytes = number.checked_mul(unit).filter(|bytes| (1..=1 << 31).contains(bytes)).ok_or_else(expected)?;
-    u32::try_from(bytes).map_err(|_| expected())
+    number.parse::<u64>().ok()?.checked_mul(unit)
 }
 
 fn split_unit(text: &str) -> (&str, &str) {
@@ -549,7 +566,7 @@ fn print_us(us: u64) -> String {
     if ms.is_multiple_of(1000) { format!("{}s", ms / 1000) } else { format!("{ms}ms") }
 }
 
-fn print_size(bytes: u64) -> String {
+pub(crate) fn print_size(bytes: u64) -> String {
     match bytes {
         bytes if bytes.is_multiple_of(1 << 20) => format!("{}MiB", bytes >> 20),
         bytes if bytes.is_multiple_of(1 << 10) => format!("{}KiB", bytes >> 10),
@@ -627,6 +644,9 @@ mod tests {
             file("segment_size = \"4MiB\"\n[limits]\nlogin_timeout = \"100ms\"\ncredit_bytes = 65536\n").unwrap();
         assert_eq!(settings.segment_size, Some(4 << 20));
         assert_eq!((settings.bounds.login_us, settings.bounds.credit_bytes), (100_000, 65_536));
+        let load =
+            |value| load("", &[("WHIMBREL_STORAGE_WARM_BYTES", value)], Overrides::default()).unwrap().warm_bytes;
+        assert_eq!((load("48GiB"), load("1048576")), (Some(48 << 30), Some(1 << 20)));
         for wrong in [
             "shards = 0",
             "shards = \"two\"",
@@ -639,6 +659,9 @@ mod tests {
             "segment_size = \"64MB\"",
             "token_key = \"k4.local.AAAA\"",
             "log.level = \"lots=of\"",
+            "storage.warm_bytes = \"1GB\"",
+            "storage.warm_bytes = 1000",
+            "storage.warm_bytes = \"2000TiB\"",
             "limits.keepalive = 90",
             "limits.keepalive = \"366d\"",
             "limits = 3",
@@ -683,7 +706,7 @@ mod tests {
 
     #[test]
     fn what_is_printed_is_read_again() {
-        let text = "shards = 2\ncpus = \"0,2\"\nsegment_size = \"4MiB\"\n[admin]\nlisten = \"[::1]:7401\"\n[limits]\nretry_after = \"50ms\"\n";
+        let text = "shards = 2\ncpus = \"0,2\"\nsegment_size = \"4MiB\"\n[admin]\nlisten = \"[::1]:7401\"\n[storage]\nwarm_bytes = \"24GiB\"\n[limits]\nretry_after = \"50ms\"\n";
         let settings = file(text).unwrap();
         let printed = settings.to_string();
         assert_eq!(file(&printed).unwrap().to_string(), printed);

@@ -3,6 +3,7 @@
 mod admin;
 mod cli;
 mod config;
+mod memory;
 mod serve;
 mod shell;
 mod token;

@@ -20,10 +20,12 @@ use tracing_subscriber::EnvFilter;
 use whimbrel_core::ids::ShardId;
 use whimbrel_core::io::ShardConfig;
 use whimbrel_core::limits::Bounds;
-use whimbrel_storage::{Asked, DataDir, Shape};
+use whimbrel_storage::{Asked, DataDir, LogOptions, Shape};
+use whimbrel_tune::machine::Machine;
 
 use crate::admin::{About, Admin, Node, place};
-use crate::config::{Cpus, LogFormat, Settings};
+use crate::config::{Cpus, LogFormat, Settings, print_size};
+use crate::memory;
 use crate::shell::{self, ShardStart, Shards, Told};
 use crate::token;
 use crate::tuning;
@@ -72,6 +74,7 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<i32> {
     shell::check_io_uring()?;
     let (data, cpus) = open_data(&settings)?;
     let shards = data.identity().shards;
+    let warm_max = memory::warm_max(settings.warm_bytes, shards, &data.log_options(0), &Machine::default())?;
     let token_key = match settings.token_key {
         Some(key) => key,
         None => token::load_or_create_dev_keys(data.path())?.public_key_bytes(),
@@ -91,11 +94,13 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<i32> {
         let partitions = data.identity().partitions;
         let config = ShardConfig { shard, shards, partitions, token_key, seed: random()?, bounds };
         let disk = data.disk(number).with_context(|| format!("open the directory of shard {shard}"))?;
-        starts.push(ShardStart { config, log: data.log_options(number), disk, listener, cpu, slots });
+        let log = LogOptions { warm_max, ..data.log_options(number) };
+        starts.push(ShardStart { config, log, disk, listener, cpu, slots });
     }
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"), commit = env!("WHIMBREL_COMMIT"), data = %data.path().display(), shards,
-        partitions = data.identity().partitions, connections = bounds.connections, dev = settings.dev, "starting"
+        partitions = data.identity().partitions, connections = bounds.connections, dev = settings.dev,
+        warm_bytes_of_a_shard = print_size(warm_max), "starting"
     );
     let running = Shards::start(starts)?;
     let admin = start_admin(admin_socket, &data, address, &running, spare_cpus)?;

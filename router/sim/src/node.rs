@@ -48,6 +48,7 @@ impl Node {
             let options = LogOptions {
                 segment_size: b.weather.segment_bytes,
                 batch_max: b.weather.batch_bytes,
+                warm_max: u64::from(b.weather.segment_bytes) * if b.rng.per_mille(500) { 4 } else { 1 << 20 },
                 ..LogOptions::new(id.0)
             };
             let shard = boot(&config, options, &mut disk, b)?;

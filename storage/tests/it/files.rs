@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fs;
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
 
 use whimbrel_storage::{ColdWork, Disk, FileDisk, Log, Loss, Rot, Rotten, SegmentId, Wanted};
 
@@ -107,6 +108,119 @@ fn a_segment_that_is_there_is_never_replaced() {
     let error = disk.create(SegmentId(1), 8192).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AlreadyExists);
     assert_eq!(&disk.open(SegmentId(1)).unwrap()[4096..4100], b"kept");
+}
+
+/// The names in the directory of a shard.
+fn names(dir: &Path) -> Vec<String> {
+    let names = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = names.collect();
+    names.sort_unstable();
+    names
+}
+
+/// Puts a directory, which is not removed as a file is, in the place of a file, and the file beside it.
+fn make_irremovable(path: &Path) -> PathBuf {
+    let hidden = path.with_extension("hidden");
+    fs::rename(path, &hidden).unwrap();
+    fs::create_dir(path).unwrap();
+    hidden
+}
+
+/// The file is back, and can be removed.
+fn make_removable(path: &Path) {
+    fs::remove_dir(path).unwrap();
+    fs::rename(path.with_extension("hidden"), path).unwrap();
+}
+
+#[test]
+fn what_could_not_be_removed_is_removed_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut disk = FileDisk::open(dir.path(), 0).unwrap();
+    drop(disk.create(SegmentId(1), 8192).unwrap());
+    disk.write(SegmentId(1), 4096, b"was delivered").unwrap();
+    let path = disk.path(SegmentId(1));
+    make_irremovable(&path);
+    // By another handle than that of whoever tries again.
+    disk.clone().remove_segment(SegmentId(1)).unwrap_err();
+    for _ in 0..2 {
+        assert_eq!(disk.leftovers(), 1);
+        let [(again, Err(_))] = &disk.remove_leftovers()[..] else { panic!("it cannot be removed") };
+        assert_eq!(*again, path);
+    }
+    make_removable(&path);
+    assert!(matches!(&disk.remove_leftovers()[..], [(_, Ok(()))]));
+    assert_eq!(disk.leftovers(), 0);
+    assert!(names(&dir.path().join("shard-0")).is_empty());
+}
+
+#[test]
+fn what_a_crash_left_and_cannot_be_removed_keeps_no_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let tmp = dir.path().join("shard-0/0000000002.tmp");
+    fs::create_dir_all(&tmp).unwrap();
+    let mut disk = FileDisk::open(dir.path(), 0).unwrap();
+    assert_eq!(disk.leftovers(), 1);
+    disk.create(SegmentId(2), 8192).unwrap_err();
+    fs::remove_dir(&tmp).unwrap();
+    // Whoever makes the segment has the name from then on: what is removed later is not what it makes.
+    disk.create(SegmentId(2), 8192).unwrap();
+    assert_eq!(disk.leftovers(), 0);
+    assert!(disk.remove_leftovers().is_empty());
+    assert_eq!(disk.list().unwrap(), [SegmentId(2)]);
+}
+
+#[test]
+fn of_a_segment_that_is_not_made_of_another_neither_is_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut disk = FileDisk::open(dir.path(), 0).unwrap();
+    let make = |disk: &mut FileDisk, id| {
+        drop(disk.create(id, 8192).unwrap());
+        disk.write(id, 4096, b"was delivered").unwrap();
+    };
+    // The name of the new one is taken, or the one that it has until it is whole.
+    for (old, in_the_way) in [(1, "0000000009.seg"), (2, "0000000009.tmp")] {
+        make(&mut disk, SegmentId(old));
+        let in_the_way = dir.path().join("shard-0").join(in_the_way);
+        fs::create_dir(&in_the_way).unwrap();
+        disk.recycle(SegmentId(old), 8192, SegmentId(9), 8192).unwrap_err();
+        assert!(!disk.list().unwrap().contains(&SegmentId(old)), "its bytes are there");
+        fs::remove_dir(&in_the_way).unwrap();
+    }
+    // It cannot be removed either.
+    make(&mut disk, SegmentId(3));
+    let path = disk.path(SegmentId(3));
+    make_irremovable(&path);
+    let tmp = dir.path().join("shard-0/0000000009.tmp");
+    fs::write(&tmp, "").unwrap();
+    disk.recycle(SegmentId(3), 8192, SegmentId(9), 8192).unwrap_err();
+    assert_eq!(disk.leftovers(), 1);
+    make_removable(&path);
+    assert!(matches!(&disk.remove_leftovers()[..], [(gone, Ok(()))] if *gone == path));
+    assert!(!path.exists());
+}
+
+#[test]
+fn what_is_put_aside_never_takes_the_place_of_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut disk = FileDisk::open(dir.path(), 0).unwrap();
+    let shard = dir.path().join("shard-0");
+    for times in 1..=3 {
+        fs::write(shard.join("0000000007.ckpt"), vec![b'c'; times]).unwrap();
+        disk.set_aside_checkpoint(7).unwrap();
+        // Of spare segments, in which nothing ever was, the first is enough.
+        fs::write(shard.join("0000000009.seg"), vec![b's'; times]).unwrap();
+        disk.set_aside(SegmentId(9)).unwrap();
+    }
+    let found: Vec<_> = disk.put_aside().unwrap().into_iter().map(|it| (it.name, it.bytes)).collect();
+    let expected = [
+        ("0000000007.2.ckpt.bad", 2),
+        ("0000000007.3.ckpt.bad", 3),
+        ("0000000007.ckpt.bad", 1),
+        ("0000000009.seg.bad", 1),
+    ];
+    assert_eq!(found, expected.map(|(name, bytes)| (name.to_owned(), bytes)));
+    assert_eq!(names(&shard).len(), 4, "nothing else is there");
+    assert!(disk.checkpoints().unwrap().is_empty() && disk.list().unwrap().is_empty(), "none of them counts");
 }
 
 #[test]

@@ -21,3 +21,4 @@ mod staging;
 mod torn;
 mod unreadable;
 mod verify;
+mod warm;

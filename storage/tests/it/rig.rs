@@ -14,6 +14,7 @@ pub(crate) const OPTIONS: LogOptions = LogOptions {
     staging_max: 32 << 10,
     spares: 2,
     spares_max: 4,
+    warm_max: 1 << 30,
 };
 
 /// A record as it was appended, or as it was found.

@@ -214,6 +214,7 @@ fn bounds_that_do_not_fit_together_are_refused() {
         LogOptions { segment_size: 8192, ..OPTIONS },
         LogOptions { segment_size: 28_000, ..OPTIONS },
         LogOptions { staging_max: 8192, ..OPTIONS },
+        LogOptions { warm_max: 4 * u64::from(OPTIONS.segment_size) - 1, ..OPTIONS },
     ] {
         assert!(options.check().is_err(), "{options:?}");
     }

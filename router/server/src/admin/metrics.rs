@@ -198,6 +198,18 @@ pub(super) const GAUGES: &[Metric] = &[
         Some(Unit::Bytes),
         "Size of the log's segments, spare ones too",
     ),
+    metric(
+        source!(now.warm_bytes),
+        "whimbrel_log_warm",
+        Some(Unit::Bytes),
+        "Size of those that are closed and taken to be in memory; above storage.warm_bytes they are read in again",
+    ),
+    metric(
+        source!(now.leftovers),
+        "whimbrel_log_leftovers",
+        None,
+        "Files of the log that nobody needs and that could not be removed yet; any is reason to look at the server's log",
+    ),
 ];
 
 /// Partitions, by what they do.

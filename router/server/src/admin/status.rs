@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
+use whimbrel_storage::PutAside;
 use whimbrel_tune::check::ProfileState;
 use whimbrel_wire::Code;
 
@@ -27,7 +28,18 @@ pub(crate) struct Status {
     /// Absent where the server was told no profile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) tuning: Option<Tuning>,
+    /// Damaged files that starts put aside. Absent where there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) put_aside: Vec<Aside>,
     pub(crate) shards: Vec<ShardStatus>,
+}
+
+/// A damaged file that a start put aside. Nothing reads it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Aside {
+    /// In the data directory.
+    pub(crate) file: PathBuf,
+    pub(crate) bytes: u64,
 }
 
 /// How the tuning profile stands, that the server was told.
@@ -68,6 +80,9 @@ pub(crate) struct ShardStatus {
     pub(crate) segments: u64,
     /// Pieces of the log that are not what was written.
     pub(crate) rot_found: u64,
+    /// Files of the log that nobody needs and that could not be removed yet.
+    #[serde(default)]
+    pub(crate) leftovers: u64,
     pub(crate) turns: u64,
     pub(crate) turn_us: Quantiles,
     /// Less the time in which the thread had no core; absent where the kernel does not say it.
@@ -97,12 +112,22 @@ impl Status {
             listen: about.listen,
             admin: about.admin,
             tuning: tuning::state_now().as_ref().map(Tuning::of),
+            put_aside: (0..snapshots.len() as u16).flat_map(|shard| put_aside(&about.data, shard)).collect(),
             shards: (0..)
                 .zip(snapshots)
                 .map(|(shard, snapshot)| ShardStatus::of(shard, snapshot, about.segment_size))
                 .collect(),
         }
     }
+}
+
+/// As the directory has them now: whoever sees them may remove them.
+fn put_aside(data: &Path, shard: u16) -> Vec<Aside> {
+    let found = whimbrel_storage::put_aside(data, shard).inspect_err(|error| {
+        tracing::warn!(shard, %error, "cannot look for damaged files that were put aside");
+    });
+    let aside = |PutAside { name, bytes }| Aside { file: Path::new(&format!("shard-{shard}")).join(name), bytes };
+    found.unwrap_or_default().into_iter().map(aside).collect()
 }
 
 impl Tuning {
@@ -135,6 +160,7 @@ impl ShardStatus {
             log_bytes: now.log_bytes,
             segments: now.log_bytes / u64::from(segment_size),
             rot_found: core.rot_found,
+            leftovers: now.leftovers,
             turns: turns.wall.len(),
             turn_us: Quantiles::of(&turns.wall),
             turn_own_us: turns.own.as_ref().map(Quantiles::of),

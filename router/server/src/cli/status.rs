@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use crate::admin::place;
-use crate::admin::status::{Quantiles, ShardStatus, Status, Tuning};
+use crate::admin::status::{Aside, Quantiles, ShardStatus, Status, Tuning};
 use crate::cli::StatusArgs;
 use crate::cli::output::{Failure, Out};
 use crate::shell::Stage;
@@ -150,7 +150,27 @@ fn about(status: &Status) -> Vec<(&'static str, String)> {
         lines.push(("damaged", text));
     }
     lines.extend(status.tuning.as_ref().map(|tuning| ("tuning", tuning_text(tuning))));
+    if !status.put_aside.is_empty() {
+        lines.push(("aside", aside_text(&status.put_aside)));
+    }
     lines
+}
+
+/// No more of them are named.
+const ASIDE_NAMED: usize = 8;
+
+fn aside_text(aside: &[Aside]) -> String {
+    let mut names: Vec<String> = aside.iter().take(ASIDE_NAMED).map(|it| it.file.display().to_string()).collect();
+    if aside.len() > ASIDE_NAMED {
+        names.push("…".to_owned());
+    }
+    format!(
+        "{} damaged {} put aside by a start, {}: remove once `whimbrel log verify` finds no damage: {}",
+        aside.len(),
+        if aside.len() == 1 { "file" } else { "files" },
+        bytes_text(aside.iter().map(|it| it.bytes).sum()),
+        names.join(" ")
+    )
 }
 
 fn tuning_text(Tuning { profile, short, mend, .. }: &Tuning) -> String {
@@ -193,9 +213,11 @@ fn rows(shards: &[ShardStatus]) -> Vec<Row> {
         sum("segments", &|shard| shard.segments, number),
         sum("turns", &|shard| shard.turns, number),
     ];
-    for (label, get) in
-        [("in repair", (|it| it.in_repair) as fn(&ShardStatus) -> u64), ("rot found in the log", |it| it.rot_found)]
-    {
+    for (label, get) in [
+        ("in repair", (|it| it.in_repair) as fn(&ShardStatus) -> u64),
+        ("rot found in the log", |it| it.rot_found),
+        ("files not to be removed", |it| it.leftovers),
+    ] {
         if shards.iter().any(|shard| get(shard) > 0) {
             rows.push(sum(label, &get, number));
         }
@@ -299,6 +321,7 @@ mod tests {
             log_bytes: 8 << 20,
             segments: 2,
             rot_found: 0,
+            leftovers: 0,
             turns: 1_000,
             turn_us,
             turn_own_us: (shard == 0).then_some(Quantiles { max: 900, ..turn_us }),
@@ -315,6 +338,7 @@ mod tests {
             listen: "127.0.0.1:7400".parse().unwrap(),
             admin: "127.0.0.1:7401".parse().unwrap(),
             tuning: None,
+            put_aside: Vec::new(),
             shards: (0..shards).map(shard).collect(),
         }
     }
@@ -360,10 +384,16 @@ mod tests {
         assert!(!table(&status).contains("repair") && !table(&status).contains("rot"));
         status.shards[1].in_repair = 1;
         status.shards[0].rot_found = 3;
+        status.shards[1].leftovers = 4;
+        let aside = |number: u32| Aside { file: format!("shard-0/000000000{number}.ckpt.bad").into(), bytes: 1 << 19 };
+        status.put_aside = (1..=9).map(aside).collect();
         let text = table(&status);
         assert!(text.contains("damaged   1 partition is in repair and refused"), "{text}");
         assert!(text.lines().any(|line| line.starts_with("in repair") && line.ends_with(" 1")), "{text}");
         assert!(text.lines().any(|line| line.starts_with("rot found in the log") && line.ends_with(" 3")), "{text}");
+        assert!(text.lines().any(|line| line.starts_with("files not to be removed") && line.ends_with(" 4")), "{text}");
+        assert!(text.contains("aside     9 damaged files put aside by a start, 4.5 MiB: remove once"), "{text}");
+        assert!(text.contains(" shard-0/0000000008.ckpt.bad …\n"), "{text}");
     }
 
     #[test]

@@ -180,6 +180,25 @@ fn tell_recovered(shard: ShardId, found: &Recovered) {
     }
 }
 
+/// What this start and others put aside takes space until somebody removes it.
+fn tell_put_aside(shard: ShardId, disk: &FileDisk) {
+    match disk.put_aside() {
+        Ok(aside) if aside.is_empty() => {}
+        Ok(aside) => {
+            let bytes: u64 = aside.iter().map(|it| it.bytes).sum();
+            let names: Vec<&str> = aside.iter().map(|it| it.name.as_str()).collect();
+            tracing::warn!(
+                shard = shard.0,
+                bytes,
+                files = names.join(" "),
+                "damaged files that were put aside lie in the data directory; nothing reads them. Keep them for whoever looks into the \
+                 disk, and remove them once `whimbrel log verify` finds no damage"
+            );
+        }
+        Err(error) => tracing::warn!(shard = shard.0, %error, "cannot look for damaged files that were put aside"),
+    }
+}
+
 async fn run_shard(
     start: ShardStart,
     mesh: Arc<Mesh>,
@@ -198,6 +217,7 @@ async fn run_shard(
     let shard = match Shard::open(config.clone(), log, &mut disk) {
         Ok(shard) => {
             tell_recovered(id, shard.recovered());
+            tell_put_aside(id, &disk);
             control.tell(Told::Opened(id));
             shard
         }

@@ -1,14 +1,16 @@
 //! A shard's segment files: the one that is being written, and threads that make new ones, write checkpoints, and read in and
-//! check what a core is about to look at.
+//! check what a core is about to look at. Files that could not be removed are tried again.
 
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -56,6 +58,8 @@ pub(super) type Done = Input<'static>;
 enum Making {
     Prepare(SegmentId, Option<Retired>),
     Remove(Retired),
+    /// Another thread could not remove a file.
+    Leftovers,
 }
 
 /// Work for the other thread, which may take long: a segment that is wanted does not wait for it.
@@ -131,7 +135,8 @@ impl Segments {
         let mut pacing = Pacing { begun: Arc::clone(&begun), pause: None, pauses_max, asked: None };
         thread::Builder::new().name(format!("segments-{shard}")).spawn(move || {
             let mut failures = 0;
-            for job in jobs {
+            let mut removals = Removals::new(worker.clone());
+            while let Some(job) = removals.next_job(&jobs) {
                 if matches!(job, Making::Prepare(..)) {
                     pacing.asked(size_bytes);
                 }
@@ -153,6 +158,7 @@ impl Segments {
             reserve_bytes,
             failures: 0,
             cold_failures: 0,
+            making: making.clone(),
         };
         thread::Builder::new().name(format!("keeper-{shard}")).spawn(move || {
             if has_log {
@@ -211,6 +217,11 @@ impl Segments {
         }
     }
 
+    /// How many files nobody needs and could not be removed yet.
+    pub(super) fn leftovers(&self) -> usize {
+        self.disk.leftovers()
+    }
+
     /// What was done.
     #[inline]
     pub(super) fn done(&mut self) -> Option<Done> {
@@ -242,11 +253,13 @@ fn make(disk: &FileDisk, job: Making, size_bytes: u32, pacing: &Pacing, failures
         Making::Prepare(segment, reuse) => (segment, reuse),
         Making::Remove(Retired { id, mapping, .. }) => {
             drop(mapping);
+            // It is tried again at once, and told.
             if let Err(error) = disk.remove_segment(id) {
-                tracing::warn!(path = %disk.path(id).display(), %error, "cannot remove a segment that nobody needs");
+                tracing::debug!(path = %disk.path(id).display(), %error, "cannot remove a segment");
             }
             return None;
         }
+        Making::Leftovers => return None,
     };
     let path = disk.path(segment);
     // A failure was told at once, for sends are refused by it; the log has asked again at once.
@@ -283,6 +296,65 @@ fn make(disk: &FileDisk, job: Making, size_bytes: u32, pacing: &Pacing, failures
     })
 }
 
+/// Files that nobody needs and that could not be removed: what was delivered may still stand in them.
+struct Removals {
+    disk: FileDisk,
+    /// When they are tried again, while there are some.
+    due: Option<Instant>,
+    /// Those of which it was told that they are there.
+    told: BTreeSet<PathBuf>,
+}
+
+impl Removals {
+    fn new(disk: FileDisk) -> Removals {
+        Removals { disk, due: None, told: BTreeSet::new() }
+    }
+
+    /// The next job, or `None` once the shard is gone. Until there is one what could not be removed is tried again, and before one
+    /// too if it is time.
+    fn next_job(&mut self, jobs: &Receiver<Making>) -> Option<Making> {
+        loop {
+            if self.disk.leftovers() == 0 {
+                self.due = None;
+                return jobs.recv().ok();
+            }
+            let now = Instant::now();
+            let due = *self.due.get_or_insert(now);
+            if due <= now {
+                self.again();
+                self.due = Some(Instant::now() + RETRY);
+                continue;
+            }
+            match jobs.recv_timeout(due - now) {
+                Ok(job) => return Some(job),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return None,
+            }
+        }
+    }
+
+    /// Tries each again. It is told once that one cannot be removed, and then when it was.
+    fn again(&mut self) {
+        for (path, removed) in self.disk.remove_leftovers() {
+            match removed {
+                Err(error) if !self.told.contains(&path) => {
+                    tracing::warn!(
+                        path = %path.display(), %error,
+                        "cannot remove a file of the log that nobody needs; it is tried again every second. What was delivered may still \
+                         stand in it: see that the directory can be written to (owner, lsattr, mount), or remove the file"
+                    );
+                    self.told.insert(path);
+                }
+                Err(_) => {}
+                Ok(()) if self.told.remove(&path) => {
+                    tracing::info!(path = %path.display(), "a file of the log that could not be removed is gone");
+                }
+                Ok(()) => {}
+            }
+        }
+    }
+}
+
 /// Writes checkpoints and reads segments in.
 struct Keeper {
     disk: FileDisk,
@@ -296,6 +368,8 @@ struct Keeper {
     failures: u32,
     /// The same of work on cold segments.
     cold_failures: u32,
+    /// For what it cannot remove.
+    making: Sender<Making>,
 }
 
 impl Keeper {
@@ -317,17 +391,7 @@ impl Keeper {
                     self.cold_failures = 0;
                     Input::ColdDone(Box::new(done))
                 }
-                Err(error) => {
-                    if self.cold_failures.is_multiple_of(LOGGED) {
-                        tracing::error!(
-                            %error,
-                            "cannot move what waits out of old segments, or overwrite what is delivered there; it is tried again with the \
-                             next checkpoint. Until then the log grows: make room, or check the disk (dmesg)"
-                        );
-                    }
-                    self.cold_failures += 1;
-                    Input::ColdFailed
-                }
+                Err(error) => self.cold_failed(&error),
             }),
             Keeping::Checkpoint { number, bytes, last } => {
                 let is_first = self.writing.as_ref().is_none_or(|(writing, _)| *writing != number);
@@ -354,6 +418,22 @@ impl Keeper {
                 })
             }
         }
+    }
+
+    fn cold_failed(&mut self, error: &io::Error) -> Done {
+        if self.cold_failures.is_multiple_of(LOGGED) {
+            tracing::error!(
+                %error,
+                "cannot move what waits out of old segments, or overwrite what is delivered there; it is tried again with the \
+                 next checkpoint. Until then the log grows: make room, or check the disk (dmesg)"
+            );
+        }
+        self.cold_failures += 1;
+        if self.disk.leftovers() > 0 {
+            // The other thread may have ended, with the shard: then the next start finds what is left.
+            let _ = self.making.send(Making::Leftovers);
+        }
+        Input::ColdFailed
     }
 
     /// Keeps space for the next checkpoint.
@@ -386,6 +466,11 @@ impl Keeper {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use whimbrel_storage::Disk;
+
     use super::*;
 
     #[test]
@@ -415,5 +500,55 @@ mod tests {
         begun.store(7, Ordering::Relaxed);
         assert_eq!(pacing.pause(SegmentId(9)), None);
         assert_eq!(pacing.pause(SegmentId(8)), None, "nor when it has not even that");
+    }
+
+    /// A segment that cannot be removed, for a directory stands in its place, and where its file is meanwhile.
+    fn irremovable(dir: &Path) -> (FileDisk, Retired, PathBuf) {
+        let mut disk = FileDisk::open(dir, 0).unwrap();
+        let (id, used) = (SegmentId(1), 8192);
+        let mapping = disk.create(id, used).unwrap();
+        let hidden = dir.join("hidden");
+        fs::rename(disk.path(id), &hidden).unwrap();
+        fs::create_dir(disk.path(id)).unwrap();
+        (disk, Retired { id, mapping, used }, hidden)
+    }
+
+    #[test]
+    fn what_could_not_be_removed_is_tried_again_between_jobs_until_it_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (disk, retired, hidden) = irremovable(dir.path());
+        let path = disk.path(retired.id);
+        let pacing = Pacing { begun: Arc::default(), pause: None, pauses_max: Duration::MAX, asked: None };
+        assert!(make(&disk, Making::Remove(retired), 8192, &pacing, &mut 0).is_none());
+        assert_eq!(disk.leftovers(), 1);
+        let (making, jobs) = mpsc::channel();
+        let mut removals = Removals::new(disk.clone());
+        // It is tried before the next job, however many there are.
+        making.send(Making::Leftovers).unwrap();
+        assert!(matches!(removals.next_job(&jobs), Some(Making::Leftovers)));
+        assert_eq!((removals.told.len(), disk.leftovers()), (1, 1));
+        fs::remove_dir(&path).unwrap();
+        fs::rename(&hidden, &path).unwrap();
+        // And where there is none; the thread ends only with the shard.
+        let thread = thread::spawn(move || removals.next_job(&jobs).is_none());
+        let begun = Instant::now();
+        while path.exists() || disk.leftovers() > 0 {
+            assert!(begun.elapsed() < Duration::from_secs(30), "it is not tried again");
+            thread::yield_now();
+        }
+        drop(making);
+        assert!(thread.join().unwrap());
+    }
+
+    #[test]
+    fn a_copy_that_cannot_be_removed_is_left_to_the_thread_that_tries_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (disk, retired, _) = irremovable(dir.path());
+        disk.remove_segment(retired.id).unwrap_err();
+        let (making, jobs) = mpsc::channel();
+        let mut keeper =
+            Keeper { disk, writing: None, written_bytes: 0, reserve_bytes: 0, failures: 0, cold_failures: 0, making };
+        assert!(matches!(keeper.cold_failed(&io::Error::other("any")), Input::ColdFailed));
+        assert!(matches!(jobs.try_recv(), Ok(Making::Leftovers)));
     }
 }

@@ -110,6 +110,10 @@ pub(crate) struct Levels {
     pub(crate) waiting: u64,
     /// Bytes of the log's segments.
     pub(crate) log_bytes: u64,
+    /// Bytes of those of them that are closed and taken to be in memory.
+    pub(crate) warm_bytes: u64,
+    /// Files that nobody needs and that could not be removed.
+    pub(crate) leftovers: u64,
     /// Partitions that do not serve yet.
     pub(crate) starting: u64,
     /// Partitions that serve.
@@ -217,6 +221,7 @@ pub(super) struct Sources<'a> {
     pub(super) shard: &'a Shard,
     pub(super) shell: ShellCounters,
     pub(super) ring: RingCounters,
+    pub(super) leftovers: usize,
 }
 
 /// One shard's end.
@@ -280,6 +285,8 @@ impl Sources<'_> {
             connections: self.shard.connections().into(),
             waiting: self.shard.waiting() as u64,
             log_bytes: self.shard.log_bytes(),
+            warm_bytes: self.shard.log_warm_bytes(),
+            leftovers: self.leftovers as u64,
             starting,
             serving,
             in_repair,

@@ -193,8 +193,14 @@ impl Shell {
         let Counters { logins, stored, delivered, acknowledged, .. } = self.shard.counters();
         let refused = refusals(self.shard.counters());
         tracing::info!(shard = self.id.0, logins, stored, delivered, acknowledged, refused, "stopped");
-        let Shell { stats, shard, counters, ring, .. } = self;
-        stats.publish_last(&Sources { stage: Stage::Ended, shard: &shard, shell: counters, ring: ring.counters() });
+        let Shell { stats, shard, counters, ring, segments, .. } = self;
+        stats.publish_last(&Sources {
+            stage: Stage::Ended,
+            shard: &shard,
+            shell: counters,
+            ring: ring.counters(),
+            leftovers: segments.leftovers(),
+        });
         Ok(())
     }
 
@@ -206,8 +212,14 @@ impl Shell {
             Listening::Accepting(_) | Listening::Pausing(..) => Stage::Accepting,
             Listening::Ended => Stage::Stopping,
         };
-        let (shard, ring) = (&self.shard, &self.ring);
-        self.stats.publish(|| Sources { stage, shard, shell: self.counters, ring: ring.counters() });
+        let (shard, ring, segments) = (&self.shard, &self.ring, &self.segments);
+        self.stats.publish(|| Sources {
+            stage,
+            shard,
+            shell: self.counters,
+            ring: ring.counters(),
+            leftovers: segments.leftovers(),
+        });
     }
 
     /// One turn, without a wait.

@@ -302,16 +302,25 @@ fn a_lost_log_of_a_shard_is_found() {
 fn what_is_not_of_a_log_is_noted_and_is_no_damage() {
     let dir = tempfile::tempdir().unwrap();
     let data = golden(dir.path());
-    for name in ["shard-0/0000000009.tmp", "shard-0/0000000003.ckpt.bad", "shard-1/notes.txt", "shard-7/any"] {
+    for name in [
+        "shard-0/0000000009.tmp",
+        "shard-0/0000000003.ckpt.bad",
+        "shard-0/0000000003.2.ckpt.bad",
+        "shard-0/0000000004.seg.bad",
+        "shard-1/notes.txt",
+        "shard-7/any",
+    ] {
         fs::create_dir_all(data.join(name).parent().unwrap()).unwrap();
         fs::write(data.join(name), "any").unwrap();
     }
     let found = verify(&data);
     let notes: Vec<_> = found["notes"].as_array().unwrap().iter().map(|note| note.as_str().unwrap()).collect();
-    assert_eq!(notes.len(), 4, "{notes:?}");
+    assert_eq!(notes.len(), 6, "{notes:?}");
     for part in [
         "0000000009.tmp was being made",
-        "0000000003.ckpt.bad is a damaged",
+        "0000000003.ckpt.bad is a damaged checkpoint of 3 B that",
+        "0000000003.2.ckpt.bad is a damaged checkpoint of 3 B that",
+        "0000000004.seg.bad is a damaged spare segment of 3 B that",
         "notes.txt is no file",
         "shard-7 is not of",
     ] {

@@ -10,6 +10,7 @@ use whimbrel_core::ids::{PartitionId, UserId};
 use whimbrel_core::route;
 use whimbrel_wire::Code;
 
+use crate::admin::status;
 use crate::common::{PATIENCE, Server, lines, serve_shards, wait};
 use crate::raw::{Raw, Reply, hello};
 
@@ -154,6 +155,21 @@ fn a_bit_in_an_unused_segment_keeps_nobody_from_being_served() {
     for user in &users {
         assert_eq!(waiting(&second, user), [secret(user)], "{user}");
     }
+    let put_aside = || {
+        let status = status(&second);
+        let files = status["put_aside"].as_array().into_iter().flatten();
+        files.map(|it| (it["file"].as_str().unwrap().to_owned(), it["bytes"].as_u64().unwrap())).collect::<Vec<_>>()
+    };
+    let aside = put_aside();
+    assert!(
+        aside.len() == 2 && aside.iter().all(|(file, bytes)| file.ends_with(".seg.bad") && *bytes == 1 << 20),
+        "{aside:?}"
+    );
+    // It is as whoever looked at it says, while the server runs.
+    let away = dir.path().join("elsewhere");
+    fs::rename(dir.path().join(&aside[0].0), &away).unwrap();
+    assert_eq!(put_aside(), aside[1..]);
+    fs::rename(&away, dir.path().join(&aside[0].0)).unwrap();
     second.kill();
     for shard in ["shard-0", "shard-1"] {
         let names = fs::read_dir(dir.path().join(shard)).unwrap().map(|entry| entry.unwrap().file_name());

@@ -11,6 +11,8 @@ use whimbrel_storage::{
     check_segment,
 };
 
+use crate::cli::status::bytes_text;
+
 /// What is known of a shard.
 pub(super) struct ShardFound {
     pub(super) shard: u16,
@@ -125,7 +127,13 @@ fn notes(files: &ShardFiles) -> Vec<String> {
         files
             .put_aside
             .iter()
-            .map(|name| format!("{name} is a damaged checkpoint that a start put aside: it may be removed")),
+            .map(|it| {
+                let (name, was, bytes) = (&it.name, it.was(), bytes_text(it.bytes));
+                format!(
+                    "{name} is a damaged {was} of {bytes} that a start put aside: nothing reads it, and it may be removed once no damage \
+                     is found here"
+                )
+            }),
     );
     notes.extend(files.others.iter().map(|name| format!("{name} is no file of a log: nothing looks at it")));
     notes
