@@ -3,10 +3,13 @@
 //! Records are appended into the batch that gathers. [`Log::next_write`] seals the oldest batch and gives it out, one at a
 //! time; [`Log::written`] says up to where all is durable. Marks: `durable ≤ appended`.
 
+mod empty;
+
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use self::empty::Last;
 use crate::checkpoint::{Checkpoint, CheckpointWriter, Position};
 use crate::cold::{Cold, Copied, Copy};
 use crate::erase::Erase;
@@ -80,6 +83,7 @@ pub struct Log {
     /// Where the next batch begins.
     tail_segment: SegmentId,
     tail_offset: u32,
+    last: Last,
     appended: u64,
     durable: u64,
     /// Bytes of batches written, padding included.
@@ -151,6 +155,7 @@ impl Log {
             next_batch: 0,
             tail_segment: SegmentId::FIRST,
             tail_offset: 0,
+            last: Last::Found,
             appended: 0,
             durable: 0,
             written_bytes: 0,
@@ -262,6 +267,9 @@ impl Log {
         assert_eq!(self.in_flight.take(), Some(id), "only the write in flight can complete");
         let batch = self.staged.pop_front().expect("the batch in flight is staged");
         self.durable += u64::from(batch.records());
+        if batch.records() > 0 {
+            self.last = Last::Records;
+        }
         self.staged_bytes -= (batch.filled() - BATCH_HEADER_BYTES) as usize;
         self.written_bytes += u64::from(batch.padded());
         self.filled_bytes += u64::from(batch.filled());
@@ -483,7 +491,7 @@ impl Log {
         (all && self.newest_checkpoint().is_some_and(|newest| newest.position == position)).then_some(position)
     }
 
-    /// Lets the next batch begin in a new segment, if one is prepared and this one has something in it: so that what is in this
+    /// Lets the next batch begin in a new segment, if one is prepared and this one has records in it: so that what is in this
     /// one can be let go.
     pub fn seal(&mut self) {
         if self.can_seal() {
@@ -494,7 +502,7 @@ impl Log {
 
     /// Whether [`Log::seal`] would do anything.
     pub fn can_seal(&self) -> bool {
-        let has_something = self.tail_offset > FIRST_BATCH_OFFSET || self.gathering;
+        let has_something = self.tail_offset > self.content_begins() || self.gathering;
         !self.poisoned && has_something && self.segments.get(self.tail_segment.next()).is_some()
     }
 
