@@ -261,6 +261,7 @@ impl Shard {
         self.is_whole |= self.is_serving();
         self.deliver_all(fx);
         self.checkpoint(fx);
+        self.write_empty(fx);
         self.check_stopped(fx);
         fx.list.extend(self.trouble.drain(..).map(Effect::Tell));
         let wake_us = self.next_wake_us();
