@@ -215,9 +215,7 @@ impl SimDisk {
     /// The next start does not get a page of what it reads.
     pub(crate) fn lose_page(&mut self, b: &mut Bottom) {
         if self.may_rot() {
-            let numbers = self.ram.checkpoint_sizes().into_iter().rev().map(|(number, _)| number);
-            let newest = numbers.into_iter().find_map(|number| self.position(number));
-            let from = newest.map_or(SegmentId::FIRST, |position| position.segment);
+            let from = self.newest_position().map_or(SegmentId::FIRST, |position| position.segment);
             self.damage = Damage::of_start(&mut self.ram, &mut b.rots.rng, from);
             self.note_damage(b);
             if let Some(damage) = &self.damage {
@@ -299,9 +297,13 @@ impl SimDisk {
 
     /// The first batch that a start reads.
     fn read_from(&mut self) -> u64 {
+        self.newest_position().map_or(1, |position| position.batch)
+    }
+
+    /// Where the log goes on behind the newest checkpoint that holds.
+    pub(crate) fn newest_position(&mut self) -> Option<Position> {
         let numbers = self.ram.checkpoint_sizes().into_iter().rev().map(|(number, _)| number);
-        let newest = numbers.into_iter().find_map(|number| self.position(number));
-        newest.map_or(1, |position| position.batch)
+        numbers.into_iter().find_map(|number| self.position(number))
     }
 
     fn lose_unflushed(&mut self, rng: &mut Rng) -> Remains {

@@ -101,6 +101,10 @@ stats! {
     starts_from_checkpoint,
     /// Starts that found a page which the disk does not give, and went on.
     starts_with_lost_pages,
+    /// Bits that were turned over in the last records of logs that had rested.
+    last_flipped,
+    /// Bits that were turned over in the batch without records behind these.
+    empty_flipped,
     /// Starts that found the mark of a clean end, and no batch behind it.
     starts_from_end,
     /// Marks of a clean end that a crash brought back.

@@ -9,6 +9,7 @@ use crate::bottom::Bottom;
 use crate::check::{Check, Violation};
 use crate::client::Client;
 use crate::disk::{Crash, SimDisk};
+use crate::ending::has_rested;
 use crate::hostile::Hostile;
 use crate::model::Model;
 use crate::node::Node;
@@ -334,6 +335,10 @@ impl World {
         }
         self.crash();
         let Some((_, disks)) = self.down.take() else { return Ok(()) };
+        if let Some(shard) = disks.iter().position(|disk| disk.undamaged.is_none() && !has_rested(&disk.ram)) {
+            let text = format!("shard {shard} rested, and its last records have no batch behind them");
+            return Err(Violation::new(Check::Unnoticed, text));
+        }
         let mut node = Node::start(disks, &mut self.b)?;
         for _ in 0..REST_WITHIN_THINGS {
             if node.is_idle() {
