@@ -74,7 +74,9 @@ impl SimDisk {
     pub(crate) fn share(&mut self, b: &mut Bottom) {
         self.ram.keeps_space = b.weather.keeps_space;
         let all = u64::from(b.weather.space_segments) * u64::from(b.weather.segment_bytes);
-        if b.healed || all == 0 {
+        if b.full {
+            self.ram.space_bytes = Some(self.ram.used_bytes());
+        } else if b.healed || all == 0 {
             self.ram.space_bytes = None;
         } else if self.ram.space_bytes.is_none() || b.rng.per_mille(300) {
             let used = self.ram.used_bytes();

@@ -73,6 +73,12 @@ stats! {
     checkpoints_without_space,
     /// Segments for which a disk had no space.
     segments_without_space,
+    /// Starts on disks that stayed full over several of them.
+    full_starts,
+    /// Those after which all shards served.
+    full_served,
+    /// Messages that were kept by a device while it was so.
+    full_delivered,
     /// Flushes that took seconds.
     slow_flushes,
     /// Segments and pieces of checkpoints that took seconds.

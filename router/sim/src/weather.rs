@@ -41,6 +41,8 @@ pub(crate) struct Weather {
     pub(crate) space_segments: u32,
     /// It can keep some of it for the next checkpoint.
     pub(crate) keeps_space: bool,
+    /// How often the node is killed while the disks stay full, before all faults end.
+    pub(crate) full_starts: u64,
     /// How often a flush, a segment or a piece of a checkpoint takes seconds.
     pub(crate) slow_disk_per_mille: u64,
     /// How often a block of a log write is on stable storage elsewhere.
@@ -125,6 +127,7 @@ impl Weather {
             read_fails_per_mille: calm(rng.pick(&[0, 100, 300])),
             rots_per_mille: 0,
             sort_us: 0,
+            full_starts: 0,
         };
         weather.bounds.scrub_interval_us = rng.pick(&[10_000 * MS, 100_000 * MS, Bounds::default().scrub_interval_us]);
         weather.bounds.image_places = rng.pick(&[1, 5, Bounds::default().image_places]);
@@ -132,6 +135,7 @@ impl Weather {
         weather.rots_per_mille = calm(rng.pick(&[0, 0, 0, 0, 1, 2]));
         weather.rotten(rng);
         weather.sort_us = rng.pick(&[0, 0, 0, 20_000, 2_000_000]);
+        weather.full_starts = calm(rng.pick(&[0, 0, 0, 0, 0, 3, 6]));
         weather
     }
 

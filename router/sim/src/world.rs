@@ -22,6 +22,7 @@ use crate::trace::Trace;
 use crate::weather::{FORGETS_SOON_US, Weather};
 
 mod damaged;
+mod full;
 
 /// How long the healed world may take to come to rest: many times the longest retry of the protocol, and the time after which
 /// a silent connection is given up on both sides.
@@ -77,6 +78,7 @@ impl World {
             trace,
             weather,
             waiting: 0,
+            full: false,
             healed: false,
             stats: Stats::default(),
         };
@@ -108,6 +110,7 @@ impl World {
             self.misfortune();
             self.happen()?;
         }
+        self.start_while_full()?;
         self.heal();
         self.rest_damaged()?;
         self.come_to_rest()?;
