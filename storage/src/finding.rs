@@ -9,8 +9,8 @@ use crate::{BadCheckpoint, SegmentId};
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Severity {
-    /// The last batch, which a crash tore: the next start truncates it. Nothing of it was acknowledged, unless the disk damaged it:
-    /// of the very last batch nobody can tell.
+    /// The last batch, which a crash tore: the next start truncates it. Nothing of it was acknowledged, unless the disk damaged it and
+    /// the log had not rested since: of the very last batch nobody can tell.
     Torn,
     /// What was on stable storage is not there any more, or is not what was written.
     Damage,

@@ -113,6 +113,18 @@ pub(crate) fn is_nearly_header(page: &[u8], shard: u16, id: SegmentId, size_byte
     page.iter().zip(&whole).map(|(is, was)| (is ^ was).count_ones()).sum::<u32>() <= FLIPPED_BITS_MAX
 }
 
+/// Whether this page is a batch without records that was written here, but for a few bits: all of it is known beforehand.
+pub(crate) fn is_nearly_empty_batch(page: &[u8], number: u64, generation: u64, offset: u32) -> bool {
+    if page.len() != PAGE_BYTES as usize {
+        return false;
+    }
+    let durable = number.wrapping_sub(1);
+    let whole = BatchHeader { number, durable, generation, offset, length: BATCH_HEADER_BYTES, records: 0 }.encode();
+    let (head, padding) = page.split_at(whole.len());
+    let flipped = head.iter().zip(&whole).map(|(is, was)| (is ^ was).count_ones()).sum::<u32>();
+    flipped <= FLIPPED_BITS_MAX && is_nearly_zero(padding)
+}
+
 /// Whether bytes are what zeros are of which a few bits turned over.
 pub(crate) fn is_nearly_zero(bytes: &[u8]) -> bool {
     bytes.iter().map(|byte| byte.count_ones()).sum::<u32>() <= FLIPPED_BITS_MAX
@@ -132,7 +144,7 @@ pub(crate) struct BatchHeader {
     pub(crate) offset: u32,
     /// Bytes from its start to the end of its last record.
     pub(crate) length: u32,
-    /// How many records.
+    /// How many records: none in one that was written because the log rested.
     pub(crate) records: u32,
 }
 

@@ -3,10 +3,13 @@
 //! Records are appended into the batch that gathers. [`Log::next_write`] seals the oldest batch and gives it out, one at a
 //! time; [`Log::written`] says up to where all is durable. Marks: `durable ≤ appended`.
 
+mod empty;
+
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use self::empty::Last;
 use crate::checkpoint::{Checkpoint, CheckpointWriter, Position};
 use crate::cold::{Cold, Copied, Copy};
 use crate::erase::Erase;
@@ -82,6 +85,7 @@ pub struct Log {
     tail_offset: u32,
     /// All before this one are written to their ends.
     closed: SegmentId,
+    last: Last,
     appended: u64,
     durable: u64,
     /// Bytes of batches written, padding included.
@@ -142,6 +146,7 @@ impl Log {
         }
         let mut log = Log::new(options, segments);
         (log.kept, log.next_checkpoint) = (kept, next_checkpoint);
+        log.closed = newest.map_or(SegmentId::FIRST, |newest| newest.position.segment);
         Ok((log, begun.replay))
     }
 
@@ -165,7 +170,8 @@ impl Log {
             next_batch: 0,
             tail_segment: SegmentId::FIRST,
             tail_offset: 0,
-            closed: newest.map_or(SegmentId::FIRST, |newest| newest.position.segment),
+            closed: SegmentId::FIRST,
+            last: Last::Found,
             appended: 0,
             durable: 0,
             written_bytes: 0,
@@ -277,6 +283,9 @@ impl Log {
         assert_eq!(self.in_flight.take(), Some(id), "only the write in flight can complete");
         let batch = self.staged.pop_front().expect("the batch in flight is staged");
         self.durable += u64::from(batch.records());
+        if batch.records() > 0 {
+            self.last = Last::Records;
+        }
         self.staged_bytes -= (batch.filled() - BATCH_HEADER_BYTES) as usize;
         self.written_bytes += u64::from(batch.padded());
         self.filled_bytes += u64::from(batch.filled());
@@ -515,7 +524,7 @@ impl Log {
         (all && self.newest_checkpoint().is_some_and(|newest| newest.position == position)).then_some(position)
     }
 
-    /// Lets the next batch begin in a new segment, if one is prepared and this one has something in it: so that what is in this
+    /// Lets the next batch begin in a new segment, if one is prepared and this one has records in it: so that what is in this
     /// one can be let go.
     pub fn seal(&mut self) {
         if self.can_seal() {
@@ -526,7 +535,7 @@ impl Log {
 
     /// Whether [`Log::seal`] would do anything.
     pub fn can_seal(&self) -> bool {
-        let has_something = self.tail_offset > FIRST_BATCH_OFFSET || self.gathering;
+        let has_something = self.tail_offset > self.content_begins() || self.gathering;
         !self.poisoned && has_something && self.segments.get(self.tail_segment.next()).is_some()
     }
 

@@ -3,7 +3,8 @@
 //! The rule: batches are numbered densely and one is written at a time, so only the last may be torn. It is torn if its
 //! damage, or what is left of it without a header, lies where it began and nothing valid follows: then it is zeroed and
 //! reported. Anything else that is not as it was written is rot, and the disk is left alone. With a valid batch behind it the log
-//! goes on there, and it is told what is lost; without one nobody knows where the log ended, and it does not open.
+//! goes on there, and it is told what is lost; without one nobody knows where the log ended, and it does not open. A log that rests ends
+//! with a batch without records, so that all others have one behind them.
 
 use std::io;
 
@@ -50,7 +51,8 @@ pub struct Rotten {
 }
 
 /// The remains of a last batch that a crash tore. They are zeros now. Nothing in it was ever acknowledged, unless it was damaged by
-/// the disk and not by a crash: of the very last batch, which nothing follows, nobody can tell.
+/// the disk and not by a crash: of the very last batch, which nothing follows, nobody can tell. Where the log has rested
+/// ([`Log::write_empty`]) that one has no records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Truncated {
     /// Where it lay.

@@ -210,6 +210,7 @@ impl Walk {
             false if BatchHeader::decode(&self.segments[from.segment].0[from.offset as usize..]).is_some() => {
                 (RotReason::BatchMisplaced, Loss::Unknown)
             }
+            false if header.number == self.next_batch + 1 && self.was_empty(from) => (RotReason::Batch, Loss::Nothing),
             false => (RotReason::BatchMissing, Loss::Unknown),
         };
         for index in from.segment..=to.segment {
@@ -227,6 +228,13 @@ impl Walk {
         }
         self.next_batch = header.number;
         Some(to)
+    }
+
+    /// Whether the next batch was here, and had no records, though its header does not hold any more.
+    fn was_empty(&self, at: At) -> bool {
+        let (mapping, segment) = &self.segments[at.segment];
+        let page = mapping.get(at.offset as usize..(at.offset + PAGE_BYTES) as usize);
+        page.is_some_and(|page| layout::is_nearly_empty_batch(page, self.next_batch, segment.generation, at.offset))
     }
 
     fn found(&mut self, rot: Rot) {

@@ -298,9 +298,8 @@ impl Shard {
         if self.may_seal() || self.wants_marks() {
             return true;
         }
-        let position = self.log.position();
-        let same = |kept: Option<Checkpoint>| kept.is_some_and(|it| it.position == position);
-        !(same(self.log.older_checkpoint()) && same(self.log.newest_checkpoint()))
+        let grown = |kept: Option<Checkpoint>| kept.is_none_or(|it| self.log.has_grown_since(it.position));
+        grown(self.log.older_checkpoint()) || grown(self.log.newest_checkpoint())
     }
 
     fn begin_checkpoint(&mut self) {
@@ -377,7 +376,7 @@ impl Shard {
         let checkpoint = sweep.writer.checkpoint();
         let mut bytes = sweep.take_piece();
         let marks = std::mem::take(&mut sweep.marks);
-        sweep.writer.end(self.log.position().batch, &mut bytes);
+        sweep.writer.end(self.log.through(), &mut bytes);
         self.rounds.image_bytes = sweep.bytes;
         self.rounds.finishing = Some(checkpoint);
         // The newest one becomes the older of the two.

@@ -32,7 +32,10 @@ pub enum LaneItem {
     /// The answer.
     UsersKnown(Box<UsersKnown>),
     /// This shard has no space for new messages, and all share one disk. It says so again and again while it is so.
-    NoSpace,
+    NoSpace {
+        /// No segment could be made. Otherwise one is being made, and it will have space soon unless that fails.
+        disk_full: bool,
+    },
 }
 
 /// A client's request for a chat, from a session that is logged in.

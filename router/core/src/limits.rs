@@ -54,6 +54,11 @@ pub const LANE_REST_US: u64 = 500;
 /// core from the worker that writes.
 pub const WRITE_REST_US: u64 = 60;
 
+/// A shard that has written nothing for so long writes a batch without records behind its last one ([`whimbrel_storage::Log::write_empty`]),
+/// so that what rots in that one is not taken for a torn write. Much shorter than disks take to rot, and so long that it is one write of a
+/// page in each rest: a shard with something to do ten times a second writes none.
+pub const EMPTY_BATCH_US: u64 = 100 * MS;
+
 /// Frames that one turn sends before it leaves the other connections to the next: after a restart all devices come at once,
 /// and each may be given its credit.
 pub const TURN_BYTES_MAX: usize = 4 * 1024 * 1024;

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use raft::prelude::{Entry, Message, MessageType};
 use raft::{Config, RawNode, StateRole};
-use whimbrel_storage::{Mark, RecordHeader, RecordKind, Wanted};
+use whimbrel_storage::{LogWrite, Mark, RecordHeader, RecordKind, Wanted};
 use whimbrel_wire::{Code, EntryWriter};
 
 use crate::ids::{ClientSeq, ConnId, InboxId};
@@ -371,10 +371,30 @@ impl Shard {
             fx.list.push(Effect::RemoveSegment(retired));
         }
         if let Some(write) = self.log.next_write() {
-            self.counters.writes += 1;
             self.lane_heard = false;
-            self.writes.begun_us = self.now.mono_us;
-            fx.list.push(Effect::WriteLog(write));
+            self.write(fx, write);
+        }
+    }
+
+    fn write(&mut self, fx: &mut Effects, write: LogWrite) {
+        self.counters.writes += 1;
+        self.writes.begun_us = self.now.mono_us;
+        fx.list.push(Effect::WriteLog(write));
+    }
+
+    /// When a batch without records is written behind the last one, on the monotone clock, if nothing happens before. One for each
+    /// rest. On a disk that is full, or may be, what room there is is for what was accepted.
+    pub(crate) fn empty_due_us(&self) -> Option<u64> {
+        let rests = self.gathered_bytes == 0 && self.persisting.is_empty() && !self.stopping;
+        (rests && self.log.takes_empty() && !self.is_scarce()).then_some(self.writes.ended_us + limits::EMPTY_BATCH_US)
+    }
+
+    /// At the end of a turn: writes it, if it is due.
+    pub(crate) fn write_empty(&mut self, fx: &mut Effects) {
+        if self.empty_due_us().is_some_and(|due_us| due_us <= self.now.mono_us)
+            && let Some(write) = self.log.write_empty()
+        {
+            self.write(fx, write);
         }
     }
 }
@@ -384,6 +404,8 @@ impl Shard {
 pub(crate) struct Writes {
     /// When the last one was asked for.
     begun_us: u64,
+    /// When the last one was over.
+    ended_us: u64,
     /// Of the last ones, in microseconds.
     mean_us: u64,
 }
@@ -391,6 +413,7 @@ pub(crate) struct Writes {
 impl Writes {
     /// The last one is over.
     pub(crate) fn ended(&mut self, now_us: u64) {
+        self.ended_us = now_us;
         let took_us = now_us.saturating_sub(self.begun_us);
         self.mean_us = (self.mean_us * 7 + took_us) / 8;
     }

@@ -116,9 +116,11 @@ pub struct Shard {
     /// acknowledgements, and for the fan-out of what was accepted: nothing new is.
     pub(crate) disk_full: bool,
     /// Until when the same is taken for granted of another shard, on the monotone clock.
-    pub(crate) no_space_until_us: u64,
-    /// There was too little space for anything new at the end of the last turn.
-    was_scarce: bool,
+    full_until_us: u64,
+    /// And that it has too little space for anything new just now.
+    scarce_until_us: u64,
+    /// Whether there was too little space for anything new at the end of the last turn, and the disk was full.
+    space_was: (bool, bool),
     /// Since the start it was seen that there is space for something new, or that the disk is full.
     knows_space: bool,
     pub(crate) stopping: bool,
@@ -226,8 +228,9 @@ impl Shard {
             trouble: Vec::new(),
             segment_bytes: options.segment_size,
             disk_full: false,
-            no_space_until_us: 0,
-            was_scarce: false,
+            full_until_us: 0,
+            scarce_until_us: 0,
+            space_was: (false, false),
             knows_space: false,
             stopping: false,
             stopped: false,
@@ -308,6 +311,7 @@ impl Shard {
         // Whoever waited for what was read in has looked.
         self.log.cool();
         self.checkpoint(fx);
+        self.write_empty(fx);
         self.check_stopped(fx);
         fx.list.extend(self.trouble.drain(..).map(Effect::Tell));
         let wake_us = self.next_wake_us();
@@ -325,16 +329,20 @@ impl Shard {
             LaneItem::Confirm(confirm) => self.on_confirm(fx, confirm),
             LaneItem::AskUsers(ask) => self.on_ask_users(fx, &ask),
             LaneItem::UsersKnown(known) => self.on_users_known(fx, &known),
-            LaneItem::NoSpace => self.no_space_until_us = self.now.mono_us + limits::NO_SPACE_US,
+            LaneItem::NoSpace { disk_full } => {
+                let until_us = if disk_full { &mut self.full_until_us } else { &mut self.scarce_until_us };
+                *until_us = self.now.mono_us + limits::NO_SPACE_US;
+            }
         }
     }
 
     /// Why nothing new is taken now for want of space, here or on another shard, if that is so: what one accepts another may have
     /// to store.
     pub(crate) fn refuse_for_space(&self) -> Option<Code> {
-        let is_full = self.disk_full || self.now.mono_us < self.no_space_until_us;
+        let now_us = self.now.mono_us;
+        let is_full = self.disk_full || now_us < self.full_until_us;
         // The next segment may yet come. It may as well be the one that shows that the disk is full.
-        let soon = || self.is_scarce().then_some(Code::Overloaded);
+        let soon = || (self.is_scarce() || now_us < self.scarce_until_us).then_some(Code::Overloaded);
         if is_full { Some(Code::StorageFull) } else { soon() }
     }
 
@@ -360,7 +368,8 @@ impl Shard {
     fn look_at_space(&mut self, fx: &mut Effects) {
         let is_scarce = self.is_scarce();
         self.knows_space |= self.disk_full || !is_scarce;
-        if !std::mem::replace(&mut self.was_scarce, is_scarce) {
+        let space = (is_scarce, self.disk_full);
+        if std::mem::replace(&mut self.space_was, space) != space {
             self.say_no_space(fx);
         }
     }
@@ -374,7 +383,7 @@ impl Shard {
         for to in (0..self.config.shards).map(ShardId).filter(|to| *to != own) {
             // Where it finds no room it is said again with the next tick.
             if self.lanes.is_open(fx, to) {
-                self.tell(fx, to, LaneItem::NoSpace);
+                self.tell(fx, to, LaneItem::NoSpace { disk_full: self.disk_full });
             }
         }
     }

@@ -69,7 +69,7 @@ impl Shard {
                 due = due.min(end_us);
             }
         }
-        if let Some(at_us) = self.checkpoint_wake_us() {
+        for at_us in [self.checkpoint_wake_us(), self.empty_due_us()].into_iter().flatten() {
             due = due.min(at_us);
         }
         if !self.to_deliver.is_empty() {

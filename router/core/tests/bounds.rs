@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use whimbrel_core::ids::{ChatId, ConnId, Correlation, DeviceId, InboxSeq, ShardId, UserId};
 use whimbrel_core::io::Moving;
 use whimbrel_core::lane::{Ask, Asker, LaneItem, Request};
-use whimbrel_core::limits::{Bounds, TURN_BYTES_MAX, WRITE_REST_US};
+use whimbrel_core::limits::{Bounds, NO_SPACE_US, TURN_BYTES_MAX, WRITE_REST_US};
 use whimbrel_core::session::Login;
 use whimbrel_core::{Effect, Effects, Input, Now, Shard, ShardConfig, route};
 use whimbrel_storage::ram::RamDisk;
@@ -444,7 +444,7 @@ fn a_full_disk_keeps_its_last_segment_for_acknowledgements_and_all_shards_refuse
     // It says so at once, and again.
     node.now.mono_us += 1_000_000;
     node.turns(2);
-    let said = node.to_lanes.iter().filter(|item| matches!(item, LaneItem::NoSpace)).count();
+    let said = node.to_lanes.iter().filter(|item| matches!(item, LaneItem::NoSpace { disk_full: true })).count();
     assert!(said >= 2, "{said}");
     // All that was stored is delivered, and acknowledgements are committed.
     for _ in 0..stored {
@@ -460,7 +460,7 @@ fn a_full_disk_keeps_its_last_segment_for_acknowledgements_and_all_shards_refuse
     // Space returns, and the other shard has none yet.
     node.disk_full = false;
     node.now.mono_us += 1_000_000;
-    node.tell(Input::Lane { from: ShardId(1), item: LaneItem::NoSpace });
+    node.tell(Input::Lane { from: ShardId(1), item: LaneItem::NoSpace { disk_full: true } });
     node.turns(3);
     let refused = node.shard.counters().refused_for(Code::StorageFull);
     node.send(sender, chat, number, b"too soon");
@@ -486,8 +486,12 @@ fn nothing_is_taken_that_has_no_room_when_the_disk_is_found_full_late() {
     node.disk_waits = true;
     node.send_until_refused(sender, &mut next, 1000);
     let refused = node.shard.counters().refused_for(Code::Overloaded);
-    let said = node.to_lanes.iter().filter(|item| matches!(item, LaneItem::NoSpace)).count();
+    let is_said = |node: &Node, full: bool| {
+        node.to_lanes.iter().any(|it| matches!(it, LaneItem::NoSpace { disk_full } if *disk_full == full))
+    };
+    let said = (is_said(&node, false), is_said(&node, true));
     node.is_found_full();
+    assert!(is_said(&node, true), "it is said at once");
     node.send_until_refused(sender, &mut next, 1000);
     let full = node.shard.counters().refused_for(Code::StorageFull);
     // With the making of the chat there is one more than was sent.
@@ -496,7 +500,27 @@ fn nothing_is_taken_that_has_no_room_when_the_disk_is_found_full_late() {
     // Only what the one that is away has not fetched waits.
     assert_eq!(node.shard.waiting() as u64, next[1].1);
     assert_eq!((refused, full), (1, 1), "the next segment might yet have come");
-    assert!(said >= 1, "what another shard takes has no room here either");
+    assert_eq!(said, (true, false), "what another shard takes has no room here either, and may have soon");
+}
+
+#[test]
+fn what_another_shard_has_no_room_for_just_now_is_refused_as_busy_and_only_a_full_disk_as_that() {
+    let mut node = Node::new(2, Bounds::default());
+    let [from, to, _] = three_on_one_shard();
+    let (sender, _) = (node.log_in(0, &from, 1), node.log_in(1, &to, 1));
+    node.turn();
+    let chat = node.pair(sender, &from, &to);
+    let refused =
+        |node: &Node| [Code::Overloaded, Code::StorageFull].map(|code| node.shard.counters().refused_for(code));
+    // Where both is said, by different shards, it is full.
+    for (disk_full, expected) in [(false, [1, 0]), (true, [1, 1]), (false, [1, 2])] {
+        node.tell(Input::Lane { from: ShardId(1), item: LaneItem::NoSpace { disk_full } });
+        node.send(sender, chat, 1, b"whimbrel");
+        assert_eq!((refused(&node), node.count(sender, Kind::Sent)), (expected, 0));
+    }
+    node.now.mono_us += NO_SPACE_US;
+    node.send(sender, chat, 1, b"whimbrel");
+    assert_eq!((refused(&node), node.count(sender, Kind::Sent)), ([1, 2], 1));
 }
 
 #[test]

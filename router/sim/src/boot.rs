@@ -7,6 +7,7 @@ use whimbrel_storage::{Disk, LogOptions, RotReason, Rotten};
 use crate::bottom::Bottom;
 use crate::check::{Check, Violation};
 use crate::disk::SimDisk;
+use crate::ending::try_flips;
 
 /// Reads of a start of which one may fail.
 const READS: u64 = 8;
@@ -26,6 +27,7 @@ pub(crate) fn boot(
         b.stats.misdirected_noticed += 1;
         disk.ram = undamaged;
     }
+    try_flips(config, options, disk, b)?;
     let has_end = disk.ram.read_end().is_ok_and(|end| end.is_some());
     if !b.healed && b.rng.per_mille(b.weather.read_fails_per_mille) {
         disk.ram.faults.read = Some(b.rng.below(READS) as u32);

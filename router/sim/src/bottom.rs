@@ -27,6 +27,8 @@ pub(crate) struct Bottom {
     pub(crate) weather: Weather,
     /// Deliveries that wait in inboxes, all shards together.
     pub(crate) waiting: u64,
+    /// No disk has space for anything more, and what a shard gives back others take.
+    pub(crate) full: bool,
     /// No faults any more.
     pub(crate) healed: bool,
     pub(crate) stats: Stats,

@@ -74,7 +74,9 @@ impl SimDisk {
     pub(crate) fn share(&mut self, b: &mut Bottom) {
         self.ram.keeps_space = b.weather.keeps_space;
         let all = u64::from(b.weather.space_segments) * u64::from(b.weather.segment_bytes);
-        if b.healed || all == 0 {
+        if b.full {
+            self.ram.space_bytes = Some(self.ram.used_bytes());
+        } else if b.healed || all == 0 {
             self.ram.space_bytes = None;
         } else if self.ram.space_bytes.is_none() || b.rng.per_mille(300) {
             let used = self.ram.used_bytes();
@@ -215,9 +217,7 @@ impl SimDisk {
     /// The next start does not get a page of what it reads.
     pub(crate) fn lose_page(&mut self, b: &mut Bottom) {
         if self.may_rot() {
-            let numbers = self.ram.checkpoint_sizes().into_iter().rev().map(|(number, _)| number);
-            let newest = numbers.into_iter().find_map(|number| self.position(number));
-            let from = newest.map_or(SegmentId::FIRST, |position| position.segment);
+            let from = self.newest_position().map_or(SegmentId::FIRST, |position| position.segment);
             self.damage = Damage::of_start(&mut self.ram, &mut b.rots.rng, from);
             self.note_damage(b);
             if let Some(damage) = &self.damage {
@@ -299,9 +299,13 @@ impl SimDisk {
 
     /// The first batch that a start reads.
     fn read_from(&mut self) -> u64 {
+        self.newest_position().map_or(1, |position| position.batch)
+    }
+
+    /// Where the log goes on behind the newest checkpoint that holds.
+    pub(crate) fn newest_position(&mut self) -> Option<Position> {
         let numbers = self.ram.checkpoint_sizes().into_iter().rev().map(|(number, _)| number);
-        let newest = numbers.into_iter().find_map(|number| self.position(number));
-        newest.map_or(1, |position| position.batch)
+        numbers.into_iter().find_map(|number| self.position(number))
     }
 
     fn lose_unflushed(&mut self, rng: &mut Rng) -> Remains {

@@ -15,6 +15,7 @@ mod chores;
 mod client;
 mod conns;
 mod disk;
+mod ending;
 mod hear;
 mod hostile;
 mod hunt;

@@ -216,14 +216,14 @@ fn is_closed(ram: &RamDisk, id: SegmentId) -> bool {
 }
 
 /// The batches of a segment.
-fn batches(segment: &[u8]) -> Vec<BatchFound<'_>> {
+pub(crate) fn batches(segment: &[u8]) -> Vec<BatchFound<'_>> {
     let Ok(facts) = SegmentFacts::of(segment) else { return Vec::new() };
     let batch = |part| if let Part::Batch(batch) = part { Some(batch) } else { None };
     parts(segment, facts.generation).filter_map(batch).collect()
 }
 
 /// A place in a batch, in the head of something as often as anywhere.
-fn place_in(batch: &BatchFound<'_>, rng: &mut Rng) -> u32 {
+pub(crate) fn place_in(batch: &BatchFound<'_>, rng: &mut Rng) -> u32 {
     if rng.per_mille(400) {
         return batch.offset + rng.below(u64::from(batch.end() - batch.offset)) as u32;
     }

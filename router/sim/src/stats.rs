@@ -73,6 +73,12 @@ stats! {
     checkpoints_without_space,
     /// Segments for which a disk had no space.
     segments_without_space,
+    /// Starts on disks that stayed full over several of them.
+    full_starts,
+    /// Those after which all shards served.
+    full_served,
+    /// Messages that were kept by a device while it was so.
+    full_delivered,
     /// Flushes that took seconds.
     slow_flushes,
     /// Segments and pieces of checkpoints that took seconds.
@@ -101,6 +107,10 @@ stats! {
     starts_from_checkpoint,
     /// Starts that found a page which the disk does not give, and went on.
     starts_with_lost_pages,
+    /// Bits that were turned over in the last records of logs that had rested.
+    last_flipped,
+    /// Bits that were turned over in the batch without records behind these.
+    empty_flipped,
     /// Starts that found the mark of a clean end, and no batch behind it.
     starts_from_end,
     /// Marks of a clean end that a crash brought back.

@@ -143,7 +143,7 @@ impl Display for Item<'_> {
                 write!(f, "confirm p{}<p{} {}/{}{rewind}", it.source, it.target, short(it.chat.0), it.applied)
             }
             LaneItem::AskUsers(it) => write!(f, "ask users p{}>p{} {}", it.source, it.target, short(it.chat.0)),
-            LaneItem::NoSpace => f.write_str("no space"),
+            LaneItem::NoSpace { disk_full } => f.write_str(if *disk_full { "disk full" } else { "no space" }),
             LaneItem::UsersKnown(it) => {
                 write!(f, "users known p{}<p{} {} found {:?}", it.source, it.target, short(it.chat.0), it.found)
             }

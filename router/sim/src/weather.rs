@@ -41,6 +41,8 @@ pub(crate) struct Weather {
     pub(crate) space_segments: u32,
     /// It can keep some of it for the next checkpoint.
     pub(crate) keeps_space: bool,
+    /// How often the node is killed while the disks stay full, before all faults end.
+    pub(crate) full_starts: u64,
     /// How often a flush, a segment or a piece of a checkpoint takes seconds.
     pub(crate) slow_disk_per_mille: u64,
     /// How often a block of a log write is on stable storage elsewhere.
@@ -88,7 +90,7 @@ impl Weather {
             segment_bytes: rng.pick(&[160, 256, 512, 1024]) << 10,
             batch_bytes: rng.pick(&[80, 96, 128]) << 10,
             bounds,
-            users: rng.between(3, 8) as usize,
+            users: rng.between(4, 8) as usize,
             devices_max: rng.between(1, 3),
             pace_us: rng.pick(&[10, 50, 200, 800]),
             turn_us: rng.pick(&[1000, 3000, 10_000]),
@@ -102,8 +104,9 @@ impl Weather {
             checkpoint_rots_per_mille: calm(rng.pick(&[0, 0, 200])),
             client_us: rng.pick(&[100, 400, 1500]),
             payload_max: rng.pick(&[64, 400, 3000, 60_000]),
-            in_flight: rng.pick(&[1, 8, 24, 80]),
-            send_per_mille: rng.pick(&[200, 500, 900]),
+            // Most worlds are busy: where one message waits for the answer to the last, shards do little but end turns.
+            in_flight: rng.pick(&[1, 8, 24, 80, 80]),
+            send_per_mille: rng.pick(&[300, 600, 900]),
             burst: rng.pick(&[1, 2, 4, 20]),
             unread_max: rng.pick(&[30, 100, 300, 300, 2000]).min(bounds.inbox_pointers as u64 / 2),
             keep_per_mille: rng.pick(&[1000, 500]),
@@ -125,6 +128,7 @@ impl Weather {
             read_fails_per_mille: calm(rng.pick(&[0, 100, 300])),
             rots_per_mille: 0,
             sort_us: 0,
+            full_starts: 0,
         };
         weather.bounds.scrub_interval_us = rng.pick(&[10_000 * MS, 100_000 * MS, Bounds::default().scrub_interval_us]);
         weather.bounds.image_places = rng.pick(&[1, 5, Bounds::default().image_places]);
@@ -132,6 +136,7 @@ impl Weather {
         weather.rots_per_mille = calm(rng.pick(&[0, 0, 0, 0, 1, 2]));
         weather.rotten(rng);
         weather.sort_us = rng.pick(&[0, 0, 0, 20_000, 2_000_000]);
+        weather.full_starts = calm(rng.pick(&[0, 0, 0, 0, 0, 3, 6]));
         weather
     }
 

@@ -9,6 +9,7 @@ use crate::bottom::Bottom;
 use crate::check::{Check, Violation};
 use crate::client::Client;
 use crate::disk::{Crash, SimDisk};
+use crate::ending::has_rested;
 use crate::hostile::Hostile;
 use crate::model::Model;
 use crate::node::Node;
@@ -21,6 +22,7 @@ use crate::trace::Trace;
 use crate::weather::{FORGETS_SOON_US, Weather};
 
 mod damaged;
+mod full;
 
 /// How long the healed world may take to come to rest: many times the longest retry of the protocol, and the time after which
 /// a silent connection is given up on both sides.
@@ -76,6 +78,7 @@ impl World {
             trace,
             weather,
             waiting: 0,
+            full: false,
             healed: false,
             stats: Stats::default(),
         };
@@ -107,6 +110,7 @@ impl World {
             self.misfortune();
             self.happen()?;
         }
+        self.start_while_full()?;
         self.heal();
         self.rest_damaged()?;
         self.come_to_rest()?;
@@ -334,6 +338,10 @@ impl World {
         }
         self.crash();
         let Some((_, disks)) = self.down.take() else { return Ok(()) };
+        if let Some(shard) = disks.iter().position(|disk| disk.undamaged.is_none() && !has_rested(&disk.ram)) {
+            let text = format!("shard {shard} rested, and its last records have no batch behind them");
+            return Err(Violation::new(Check::Unnoticed, text));
+        }
         let mut node = Node::start(disks, &mut self.b)?;
         for _ in 0..REST_WITHIN_THINGS {
             if node.is_idle() {

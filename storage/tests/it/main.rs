@@ -7,6 +7,7 @@ mod checkpoints;
 mod cold;
 mod crash_matrix;
 mod datadir;
+mod empty;
 mod ends;
 mod files;
 mod fuzz;

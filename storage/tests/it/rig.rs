@@ -117,6 +117,20 @@ impl Rig {
         assert_eq!(self.log.staged_bytes(), 0);
     }
 
+    /// Writes the batch without records that a log writes which rests; false if it does not.
+    pub(crate) fn rest(&mut self) -> bool {
+        let takes = self.log.takes_empty();
+        let Some(write) = self.log.write_empty() else {
+            assert!(!takes, "what it takes it gives");
+            return false;
+        };
+        assert!(takes && write.batch.as_ref().len() == 4096);
+        self.in_flight = Some(write);
+        let write = self.in_flight.as_ref().expect("it was given just now");
+        self.disk.write_unflushed(write.segment, write.offset as u32, write.batch.as_ref()).unwrap();
+        self.complete()
+    }
+
     /// Appends records and writes them as one batch of its own.
     pub(crate) fn batch(&mut self, payloads: &[usize]) {
         for &payload_bytes in payloads {

@@ -3,7 +3,7 @@
 //! as it was written, and whatever is missing lies in what is told.
 //!
 //! What the last batch allows is said where it is tested: damage in it looks like what a crash leaves, unless something that was
-//! written later says that it was durable.
+//! written later says that it was durable, as a log that rests sees to.
 
 use std::collections::VecDeque;
 
@@ -335,6 +335,88 @@ fn every_bit_of_the_last_batch_but_one_is_met_as_rot_at_the_end_of_a_segment_too
     assert_eq!((before.location.segment, last.location.segment), (SegmentId(1), SegmentId(2)));
     let start = before.location.offset - 64 - 32;
     Still::new(rig).every_bit(SegmentId(1), start..start + 4096, Met::Rot);
+}
+
+/// And: one without records behind it, which was written because the log rested.
+#[test]
+fn every_bit_of_the_last_batch_with_records_is_met_as_rot_where_the_log_has_rested() {
+    let mut rig = Rig::new(SMALL);
+    rig.batch(&[40, 0, 1701]);
+    rig.batch(&[30, 900]);
+    assert!(rig.rest());
+    let last = rig.kept[3].location;
+    Still::new(rig).every_bit(last.segment, last.offset - 96..last.offset - 96 + 4096, Met::Rot);
+    // Of several pages.
+    let mut rig = Rig::new(OPTIONS);
+    rig.batch(&[40]);
+    rig.batch(&[2900, 2000]);
+    assert!(rig.rest());
+    let last = rig.kept[1].location;
+    Still::new(rig).every_bit(last.segment, last.offset - 96..last.offset - 96 + 8192, Met::Rot);
+    // It did not fit in the segment any more, or that was closed.
+    for is_closed in [false, true] {
+        let mut rig = Rig::new(SMALL);
+        (0..if is_closed { 2 } else { 3 }).for_each(|_| rig.batch(&[900]));
+        if is_closed {
+            rig.log.seal();
+        }
+        assert!(rig.rest());
+        assert_eq!((rig.log.position().segment, rig.log.position().offset), (SegmentId(2), 8192));
+        let last = rig.kept.last().unwrap().location;
+        Still::new(rig).every_bit(last.segment, last.offset - 96..last.offset - 96 + 4096, Met::Rot);
+    }
+}
+
+#[test]
+fn every_bit_of_a_batch_without_records_at_the_end_is_met_as_torn_and_costs_nothing() {
+    let mut rig = Rig::new(SMALL);
+    rig.batch(&[40, 0, 1701]);
+    assert!(rig.rest());
+    // A checkpoint that was begun before it and ended after it does not miss it.
+    let mut late = Rig::new(SMALL);
+    late.batch(&[40, 0, 1701]);
+    let mut writer = late.log.begin_checkpoint(late.log.position()).unwrap();
+    let (checkpoint, mut bytes) = (writer.checkpoint(), Vec::new());
+    writer.begin(&mut bytes);
+    writer.piece(b"alice", &mut bytes);
+    assert!(late.rest());
+    writer.end(late.log.through(), &mut bytes);
+    late.disk.put_checkpoint(checkpoint.number, bytes, 0).unwrap();
+    late.log.checkpoint_written(checkpoint);
+    for (rig, all) in [(rig, 3), (late, 0)] {
+        let mut still = Still::new(rig);
+        for offset in 8192..12_288 {
+            for bit in 0..8 {
+                let opened = still.flip(SegmentId(1), offset, bit);
+                let met = (opened.met, opened.found, opened.missing.len());
+                assert_eq!(met, (Met::Torn, all, 0), "bit {bit} of byte {offset}");
+            }
+        }
+        assert_eq!(still.intact(), all);
+    }
+}
+
+/// With a batch behind it, it is known that nothing was in it, whichever bit it is: nobody is suspected of having lost something.
+#[test]
+fn every_bit_of_a_batch_without_records_in_the_middle_is_met_as_rot_and_costs_nothing() {
+    // In the middle of a segment, and at its end.
+    for before in [1, 2] {
+        let mut rig = Rig::new(SMALL);
+        (0..before).for_each(|_| rig.batch(&[900]));
+        assert!(rig.rest());
+        rig.batch(&[5]);
+        let start = 4096 * (before + 1);
+        let mut still = Still::new(rig);
+        for offset in start..start + 4096 {
+            for bit in 0..8 {
+                let opened = still.flip(SegmentId(1), offset, bit);
+                assert_eq!((opened.met, opened.missing.len()), (Met::Rot, 0), "bit {bit} of byte {offset}");
+                let lost = opened.recovered.rot.iter().filter(|it| it.rot.loss != Loss::Nothing).count();
+                assert_eq!(lost, 0, "bit {bit} of byte {offset}: {:?}", opened.recovered.rot);
+            }
+        }
+        still.is_as_it_was();
+    }
 }
 
 /// Four segments with batches and two spares.

@@ -160,7 +160,7 @@ fn tell_recovered(shard: ShardId, found: &Recovered) {
             offset,
             bytes,
             "the last write of the log was torn, by a crash or a loss of power, and its remains are cleared; nothing in it was acknowledged, \
-             unless it is damage of the disk: of the very last write nobody can tell"
+             unless it is damage of the disk to what was written less than 100 ms before the end, or on a full disk: of that nobody can tell"
         );
     }
     if spares_damaged > 0 {
