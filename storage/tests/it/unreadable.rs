@@ -4,23 +4,9 @@
 use whimbrel_storage::ram::RamDisk;
 use whimbrel_storage::{Disk, Location, Log, Loss, OpenError, Recovered, Rot, RotReason, Rotten, SegmentId};
 
-use crate::rig::{Kept, OPTIONS, Rig, image, open};
+use crate::rig::{Kept, OPTIONS, Rig, image, open, three_segments};
 
 const PAGE: u32 = 4096;
-
-/// Three segments with batches and two spares; the power is off.
-fn log() -> (Rig, RamDisk) {
-    let mut rig = Rig::new(OPTIONS);
-    for round in 0..4 {
-        rig.batch(&[40, 300 * round, 700]);
-        rig.batch(&[3000, 2500]);
-        rig.batch(&[5]);
-    }
-    assert_eq!(rig.kept.last().unwrap().location.segment, SegmentId(3));
-    rig.prepare();
-    let disk = rig.disk.crash(&mut |_, _| false);
-    (rig, disk)
-}
 
 /// The same without a page.
 fn without(disk: &RamDisk, segment: SegmentId, page: u32) -> RamDisk {
@@ -62,7 +48,7 @@ fn tells_of(recovered: &Recovered, segment: SegmentId, page: u32) -> bool {
 
 #[test]
 fn any_page_of_a_log_is_told_and_nothing_is_cut_off() {
-    let (rig, disk) = log();
+    let (rig, disk) = three_segments();
     let last = SegmentId(3);
     let (mut told, mut refused) = (0, 0);
     for segment in (1..=5).map(SegmentId) {
@@ -98,7 +84,7 @@ fn any_page_of_a_log_is_told_and_nothing_is_cut_off() {
 
 #[test]
 fn with_the_bytes_back_all_of_it_is_there() {
-    let (rig, disk) = log();
+    let (rig, disk) = three_segments();
     let mut lost = without(&disk, SegmentId(2), 2);
     let was = disk.contents(SegmentId(2)).unwrap();
     let (_, recovered, found) = open(OPTIONS, &mut lost).unwrap();
@@ -121,7 +107,7 @@ fn checkpoint(rig: &mut Rig) {
 
 #[test]
 fn what_lies_before_the_position_is_told_too() {
-    let (mut rig, _) = log();
+    let (mut rig, _) = three_segments();
     checkpoint(&mut rig);
     let at = rig.log.position();
     let disk = rig.disk.crash(&mut |_, _| false);
@@ -141,7 +127,7 @@ fn what_lies_before_the_position_is_told_too() {
 
 #[test]
 fn a_first_page_without_a_batch_behind_it_is_known_by_the_checkpoint_that_goes_on_there() {
-    let (mut rig, _) = log();
+    let (mut rig, _) = three_segments();
     rig.log.seal();
     checkpoint(&mut rig);
     let at = rig.log.position();
