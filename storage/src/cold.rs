@@ -473,6 +473,7 @@ impl Cold {
 
     pub(crate) fn erased(&mut self, erase: &Erase) {
         let Some(it) = self.list.get_mut(&erase.segment()) else { return };
+        it.segment.was_read(erase.below(), erase.unreadable());
         if !erase.unreadable().is_empty() {
             // What could not be read is looked at again.
             it.payloads = None;

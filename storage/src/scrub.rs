@@ -51,6 +51,12 @@ pub struct Checked {
 }
 
 impl Checked {
+    /// Pages that the disk does not give.
+    pub fn unreadable(&self) -> Vec<Range<u32>> {
+        let rot = self.rot.iter().filter(|rot| rot.reason == RotReason::Unreadable);
+        rot.map(|rot| rot.offset..rot.offset + rot.bytes).collect()
+    }
+
     /// The rot by which bytes of this location are lost, if they are.
     pub fn lost(&self, location: Location) -> Option<Rot> {
         if self.segment != location.segment {

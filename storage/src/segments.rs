@@ -4,6 +4,7 @@
 //! nothing that is still wanted is retired; once no view of its mapping is left its file may become another segment.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -26,6 +27,8 @@ pub(crate) struct Segment {
     pub(crate) used: u32,
     /// Where its last batch ends, once it is known and nobody writes it any more.
     pub(crate) end: Option<u32>,
+    /// Pages that the disk did not give when they were last read, ascending and apart: nobody looks at them.
+    unreadable: Vec<Range<u32>>,
 }
 
 /// What views of a segment hold, beneath all of them.
@@ -45,11 +48,40 @@ impl Segment {
         let pins = Arc::new(());
         let view = Bytes::from_owner(Pinned { mapping: mapping.clone(), _pin: Arc::clone(&pins) });
         let used = mapping.len() as u32;
-        Segment { view, mapping, pins, generation, is_warm, used, end: None }
+        Segment { view, mapping, pins, generation, is_warm, used, end: None, unreadable: Vec::new() }
     }
 
     pub(crate) fn view(&self) -> &Bytes {
         &self.view
+    }
+
+    /// The disk does not give these pages. Whether that is news.
+    pub(crate) fn lose(&mut self, pages: Range<u32>) -> bool {
+        let first = self.unreadable.partition_point(|it| it.end < pages.start);
+        let behind = self.unreadable.partition_point(|it| it.start <= pages.end);
+        let near = &self.unreadable[first..behind];
+        if near.iter().any(|it| it.start <= pages.start && pages.end <= it.end) {
+            return false;
+        }
+        let start = near.first().map_or(pages.start, |it| it.start.min(pages.start));
+        let end = near.last().map_or(pages.end, |it| it.end.max(pages.end));
+        self.unreadable.splice(first..behind, std::iter::once(start..end));
+        true
+    }
+
+    /// All of it before this place was read, and of that the disk does not give these pages.
+    pub(crate) fn was_read(&mut self, before: u32, unreadable: &[Range<u32>]) {
+        for it in &mut self.unreadable {
+            it.start = it.start.max(before);
+        }
+        self.unreadable.retain(|it| it.start < it.end);
+        unreadable.iter().for_each(|pages| _ = self.lose(pages.clone()));
+    }
+
+    /// Whether a look at these bytes would be one at a page that the disk does not give.
+    pub(crate) fn is_unreadable(&self, bytes: Range<u32>) -> bool {
+        let first = self.unreadable.partition_point(|it| it.end <= bytes.start);
+        self.unreadable.get(first).is_some_and(|it| it.start < bytes.end)
     }
 }
 
@@ -342,6 +374,37 @@ mod tests {
         assert!(it.take_retired().is_none(), "what is written by its name would go into what its file has become");
         drop(source);
         assert_eq!(it.take_retired().unwrap().id, SegmentId(1));
+    }
+
+    #[test]
+    fn which_pages_are_unreadable_is_known_until_they_are_read() {
+        let mut segment = Segment::new(Bytes::from(vec![1; 64]), 1, true);
+        let mut seed = 5u64;
+        let mut below = |bound: u32| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (seed >> 33) as u32 % bound
+        };
+        let mut known = [false; 64];
+        for _ in 0..3000 {
+            let from = below(60);
+            let pages = from..from + 1 + below(4);
+            let here = pages.start as usize..pages.end as usize;
+            if below(8) == 0 {
+                let before = below(64);
+                segment.was_read(before, &[]);
+                known[..before as usize].fill(false);
+            } else {
+                assert_eq!(segment.lose(pages.clone()), known[here.clone()].contains(&false));
+                known[here].fill(true);
+            }
+            for from in 0..60 {
+                assert_eq!(segment.is_unreadable(from..from + 3), known[from as usize..][..3].contains(&true));
+            }
+            assert!(
+                segment.unreadable.windows(2).all(|pair| pair[0].end < pair[1].start),
+                "no more than there are gaps"
+            );
+        }
     }
 
     #[test]
