@@ -10,15 +10,15 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::ops::Range;
 
 use bytes::Bytes;
 
-use crate::erase::Erase;
+use crate::erase::{Doubt, Erase};
 use crate::layout::{self, BATCH_HEADER_BYTES, BatchHeader, FIRST_BATCH_OFFSET, RECORD_HEADER_BYTES, SegmentHeader};
-use crate::limits::PAGE_BYTES;
+use crate::limits::{BATCH_MAX_BYTES, PAGE_BYTES};
+use crate::pages::{self, Pages};
 use crate::segments::Segment;
-use crate::{Disk, Location, LogOptions, Partly, RecordHeader, RecordKind, SegmentId};
+use crate::{Disk, Location, LogOptions, RecordHeader, RecordKind, SegmentId};
 
 /// Work on cold segments, for a thread that may wait for the disk.
 #[derive(Debug)]
@@ -95,38 +95,23 @@ pub struct Copy {
     batch: u64,
 }
 
-/// A segment as it is read. Its generation is known from its start on: what its first page says may be damaged.
+/// A segment that is read. Its generation is known from its start on: what its first page says may be damaged.
 #[derive(Debug)]
 pub(crate) struct Source {
     pub(crate) id: SegmentId,
-    pub(crate) view: Bytes,
     pub(crate) generation: u64,
-    /// Pages that could not be read, ascending.
-    pub(crate) unreadable: Vec<Range<u32>>,
-    /// The segment's own view, where the one above is a copy: what is written by the segment's name must not meet another one
-    /// that was made of its file meanwhile.
-    pin: Option<Bytes>,
+    /// Not to be looked at, for pages of it may be gone from memory: it is read by its name ([`Pages`]), and this keeps its file from
+    /// becoming another one meanwhile.
+    view: Bytes,
 }
 
 impl Source {
     pub(crate) fn of(id: SegmentId, segment: &Segment) -> Source {
-        let (view, generation) = (segment.view().clone(), segment.generation);
-        Source { id, view, generation, unreadable: Vec::new(), pin: None }
+        Source { id, generation: segment.generation, view: segment.view().clone() }
     }
 
-    /// What cannot be read is zeros from here on, and no record.
-    pub(crate) fn read_in(&mut self, disk: &mut dyn Disk) -> io::Result<()> {
-        if let Some(Partly { bytes, unreadable }) = disk.read_in(self.id, &self.view)? {
-            self.pin = Some(std::mem::replace(&mut self.view, bytes));
-            self.unreadable = unreadable;
-        }
-        Ok(())
-    }
-
-    /// Whether the page that begins here is as the disk gives it.
-    pub(crate) fn is_readable(&self, page: u32) -> bool {
-        let behind = self.unreadable.partition_point(|pages| pages.end <= page);
-        self.unreadable.get(behind).is_none_or(|pages| pages.start >= page + PAGE_BYTES)
+    pub(crate) fn size_bytes(&self) -> u32 {
+        self.view.len() as u32
     }
 }
 
@@ -152,8 +137,24 @@ impl Copy {
         self.places.len()
     }
 
-    fn run(mut self, disk: &mut dyn Disk) -> io::Result<Copied> {
-        self.sources.iter_mut().try_for_each(|source| source.read_in(disk))?;
+    fn run(self, disk: &mut dyn Disk) -> io::Result<Copied> {
+        let seed = layout::record_seed(self.batch);
+        let (mut moved, mut rotten) = (Vec::with_capacity(self.places.len()), Vec::new());
+        let mut batch = vec![0; BATCH_HEADER_BYTES as usize];
+        for source in &self.sources {
+            let from = self.places.partition_point(|place| place.segment < source.id);
+            let to = self.places.partition_point(|place| place.segment <= source.id);
+            each_payload(&mut Pages::seen(disk, source), &self.places[from..to], |place, found| {
+                let Some((record, payload)) = found else { return rotten.push(place) };
+                let header = RecordHeader { kind: RecordKind::Moved, ..record };
+                let offset = self.offset + batch.len() as u32;
+                batch.extend_from_slice(&layout::encode_record(&header, payload, seed, offset));
+                batch.extend_from_slice(payload);
+                batch.resize(batch.len().next_multiple_of(8), 0);
+                let offset = offset + RECORD_HEADER_BYTES;
+                moved.push((place, Location { segment: self.segment, offset, len: place.len }));
+            })?;
+        }
         let (generation, mut mapping) = match self.generation {
             Some(generation) => (generation, None),
             None => {
@@ -163,23 +164,6 @@ impl Copy {
                 (header.generation, Some(mapping))
             }
         };
-        let seed = layout::record_seed(self.batch);
-        let (mut moved, mut rotten) = (Vec::with_capacity(self.places.len()), Vec::new());
-        let mut batch = vec![0; BATCH_HEADER_BYTES as usize];
-        for source in &self.sources {
-            let from = self.places.partition_point(|place| place.segment < source.id);
-            let to = self.places.partition_point(|place| place.segment <= source.id);
-            each_payload(source, &self.places[from..to], |place, found| {
-                let Some((record, payload)) = found else { return rotten.push(place) };
-                let header = RecordHeader { kind: RecordKind::Moved, ..record };
-                let offset = self.offset + batch.len() as u32;
-                batch.extend_from_slice(&layout::encode_record(&header, payload, seed, offset));
-                batch.extend_from_slice(payload);
-                batch.resize(batch.len().next_multiple_of(8), 0);
-                let offset = offset + RECORD_HEADER_BYTES;
-                moved.push((place, Location { segment: self.segment, offset, len: place.len }));
-            });
-        }
         let mut padded = 0;
         let length = batch.len() as u32;
         if !moved.is_empty() {
@@ -209,42 +193,58 @@ impl Copy {
 
 /// Finds these places, which are ascending, in a segment, and gives each with the header of its record and its bytes, if all
 /// that the record's checksums cover is as it was written.
-fn each_payload<'a>(
-    Source { view: segment, generation, .. }: &'a Source,
+fn each_payload(
+    pages: &mut Pages<'_>,
     places: &[Location],
-    mut each: impl FnMut(Location, Option<(RecordHeader, &'a [u8])>),
-) {
+    mut each: impl FnMut(Location, Option<(RecordHeader, &[u8])>),
+) -> io::Result<()> {
     let mut left = places.iter().copied().peekable();
-    let mut at = FIRST_BATCH_OFFSET;
-    while let Some(next) = left.peek().copied() {
-        let Some(header) = BatchHeader::at(segment, at, *generation) else {
-            // Rot, for nothing waits behind the last batch. What is in the batches behind it is found again.
-            at = at.saturating_add(PAGE_BYTES);
-            if at as usize >= segment.len() {
-                left.by_ref().for_each(|place| each(place, None));
-                return;
-            }
+    // Where the batch ends that was gone through last.
+    let mut done = FIRST_BATCH_OFFSET;
+    while let Some(next) = left.next() {
+        let Some(header) = batch_around(pages, next, done)? else {
+            // Rot, for what waits is in a batch.
+            each(next, None);
             continue;
         };
-        let end = at + layout::padded(header.length);
-        if next.offset < end {
-            in_batch(&segment[at as usize..end as usize], &header, |record, offset, payload| {
-                while let Some(place) =
-                    left.next_if(|place| place.offset < offset + payload.map_or(0, <[u8]>::len) as u32)
-                {
-                    let inside = payload.and_then(|payload| {
-                        let start = place.offset.checked_sub(offset)? as usize;
-                        payload.get(start..start + place.len as usize)
-                    });
-                    each(place, inside.map(|bytes| (record, bytes)));
-                }
-            });
-            while let Some(place) = left.next_if(|place| place.offset < end) {
-                each(place, None);
+        done = header.offset + layout::padded(header.length);
+        let mut next = Some(next);
+        let mut take =
+            |below: u32| next.take_if(|it| it.offset < below).or_else(|| left.next_if(|it| it.offset < below));
+        in_batch(pages.at(header.offset..done)?, &header, |record, offset, payload| {
+            while let Some(place) = take(offset + payload.map_or(0, <[u8]>::len) as u32) {
+                let inside = payload.and_then(|payload| {
+                    let start = place.offset.checked_sub(offset)? as usize;
+                    payload.get(start..start + place.len as usize)
+                });
+                each(place, inside.map(|bytes| (record, bytes)));
+            }
+        });
+        while let Some(place) = take(done) {
+            each(place, None);
+        }
+    }
+    Ok(())
+}
+
+/// The header of the batch that a place lies in, which begins at `done` or behind it: the next one before the place. No payload passes
+/// for one, and none is further away than the largest batch is long.
+fn batch_around(pages: &mut Pages<'_>, place: Location, done: u32) -> io::Result<Option<BatchHeader>> {
+    let last = place.offset / PAGE_BYTES * PAGE_BYTES;
+    let first = done.max(last.saturating_sub(BATCH_MAX_BYTES - PAGE_BYTES));
+    let mut end = last.saturating_add(PAGE_BYTES);
+    while end > first {
+        // Piece by piece: most are near.
+        let from = first.max(end.saturating_sub(pages::PIECE_BYTES));
+        for page in (from..end).step_by(PAGE_BYTES as usize).rev() {
+            if let Some(header) = pages.header(from..end, page)? {
+                let is_around = header.offset + layout::padded(header.length) > place.offset;
+                return Ok(is_around.then_some(header));
             }
         }
-        at = end;
+        end = from;
     }
+    Ok(None)
 }
 
 /// Goes through the records of a batch, up to the first one whose header is not as it was written: header, where its payload
@@ -274,14 +274,13 @@ struct ColdSegment {
     payloads: Option<usize>,
     /// Bytes of those that are pointed to, as they were last counted.
     live_bytes: u64,
-    /// Erasing failed: what is read of it may be zeros that are in the page cache only, and pass for clean there.
-    is_unsure: bool,
+    doubt: Doubt,
 }
 
 impl ColdSegment {
     /// One that is written so far, without anything in it.
     fn new(segment: Segment, end: u32) -> ColdSegment {
-        ColdSegment { segment, end, settled: end, payloads: Some(0), live_bytes: 0, is_unsure: false }
+        ColdSegment { segment, end, settled: end, payloads: Some(0), live_bytes: 0, doubt: Doubt::Nothing }
     }
 }
 
@@ -300,7 +299,10 @@ pub(crate) struct Cold {
 impl Cold {
     pub(crate) fn new(found: Vec<(SegmentId, Segment)>, size_bytes: u32) -> Cold {
         let next = found.last().map_or(SegmentId::COLD, |(id, _)| id.next());
-        let whole = |(id, segment)| (id, ColdSegment { payloads: None, ..ColdSegment::new(segment, size_bytes) });
+        let whole = |(id, segment)| {
+            let begun = ColdSegment::new(segment, size_bytes);
+            (id, ColdSegment { payloads: None, doubt: Doubt::Start, ..begun })
+        };
         let list = found.into_iter().map(whole).collect();
         // One that was begun before the start is not gone on with: what a crash left at its end is not looked for.
         Cold { list, holds: BTreeMap::new(), tail: None, next, copying: false, making: false }
@@ -466,18 +468,21 @@ impl Cold {
         if it.settled < it.end && it.payloads.is_some() || it.payloads == Some(keep.len()) {
             return None;
         }
-        Some(Erase::new(Source::of(id, &it.segment), keep, it.settled, it.is_unsure))
+        Some(Erase::new(Source::of(id, &it.segment), keep, it.settled, it.doubt))
     }
 
     pub(crate) fn erased(&mut self, erase: &Erase) {
         let Some(it) = self.list.get_mut(&erase.segment()) else { return };
-        if !erase.has_read_all() {
+        it.segment.was_read(erase.below(), erase.unreadable());
+        if !erase.unreadable().is_empty() {
             // What could not be read is looked at again.
             it.payloads = None;
             return;
         }
-        // All that the one that failed may have written lies before what is settled by now.
-        it.is_unsure &= !erase.writes_all();
+        // All that may not have come to the disk lies before what is settled by now.
+        if it.doubt <= erase.doubt() {
+            it.doubt = Doubt::Nothing;
+        }
         if it.settled == it.end && erase.below() == it.end {
             it.payloads = Some(erase.kept());
         }
@@ -486,7 +491,7 @@ impl Cold {
     /// After a failed write the page cache may pass for clean although the disk has nothing of it.
     pub(crate) fn erase_failed(&mut self, id: SegmentId) {
         if let Some(it) = self.list.get_mut(&id) {
-            (it.payloads, it.is_unsure) = (None, true);
+            (it.payloads, it.doubt) = (None, Doubt::Failure);
         }
     }
 

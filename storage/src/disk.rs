@@ -2,6 +2,7 @@
 //! [`RamDisk`](crate::ram::RamDisk) is memory that can lose power.
 
 use std::io;
+use std::ops::Range;
 
 use bytes::Bytes;
 
@@ -43,6 +44,21 @@ pub trait Disk {
     fn read_in(&mut self, id: SegmentId, view: &Bytes) -> io::Result<Option<Partly>> {
         // Memory is there already.
         let _ = (id, view);
+        Ok(None)
+    }
+
+    /// Copies whole pages of a segment, from this place on, as a look at its view shows them. Gives those that the disk does not: they
+    /// are zeros in the copy, and a look at them would end the process.
+    fn read_pages(&mut self, id: SegmentId, from: u32, bytes: &mut [u8]) -> io::Result<Vec<Range<u32>>> {
+        // Memory is there already.
+        let view = self.open(id)?;
+        bytes.copy_from_slice(&view[from as usize..from as usize + bytes.len()]);
+        Ok(Vec::new())
+    }
+
+    /// The same as they are on the disk, whatever is in memory. `None` where that cannot be passed by: then nothing is read.
+    fn read_stored(&mut self, id: SegmentId, from: u32, bytes: &mut [u8]) -> io::Result<Option<Vec<Range<u32>>>> {
+        let _ = (id, from, bytes);
         Ok(None)
     }
 

@@ -9,10 +9,25 @@ use std::ops::Range;
 use crate::cold::Source;
 use crate::layout::{self, BATCH_HEADER_BYTES, BatchHeader, FIRST_BATCH_OFFSET, RECORD_HEADER_BYTES};
 use crate::limits::{BATCH_MAX_BYTES, PAGE_BYTES};
+use crate::pages::Pages;
 use crate::{Disk, Loss, Rot, RotReason, SegmentId};
 
 /// Bytes that one step looks at.
 const ERASE_STEP_BYTES: u32 = 1 << 20;
+
+/// Whether zeros that are in memory are on the disk. A write that failed leaves some that pass for clean and are not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Doubt {
+    /// All that was written to the segment since the start has come there.
+    Nothing,
+    /// It was there at the start, and nobody knows what failed before. What is on the disk is read, past what is in memory: to write all
+    /// dead bytes once more, though nearly always they are zeros for long, would after each start cost as many writes as there are dead
+    /// bytes beside what waits, and the reading costs nothing, for all of it is read then anyway. Where memory cannot be passed by all
+    /// are written.
+    Start,
+    /// A write failed: also what the disk itself says of it may be what it had in a cache and lost. All dead bytes are written.
+    Failure,
+}
 
 /// A cold segment of which all is to be zeros but its headers and what is pointed to.
 #[derive(Debug)]
@@ -23,18 +38,20 @@ pub struct Erase {
     /// Where the next step begins, and where it ends.
     next: u32,
     below: u32,
-    /// What is read may not be what is on the disk: all that is to be zeros is written, though it looks as if it were.
-    writes_all: bool,
+    doubt: Doubt,
     /// Bytes that were written so far.
     written: u64,
-    /// What cannot be read and was not told yet.
-    damage: Vec<Rot>,
+    /// What cannot be read, as far as it was looked at, ascending.
+    unreadable: Vec<Range<u32>>,
+    /// How much of that was told.
+    told: usize,
 }
 
 impl Erase {
     /// Of what lies in a segment before `below`.
-    pub(crate) fn new(source: Source, keep: Vec<(u32, u32)>, below: u32, writes_all: bool) -> Erase {
-        Erase { source, keep, next: FIRST_BATCH_OFFSET, below, writes_all, written: 0, damage: Vec::new() }
+    pub(crate) fn new(source: Source, keep: Vec<(u32, u32)>, below: u32, doubt: Doubt) -> Erase {
+        let (next, unreadable) = (FIRST_BATCH_OFFSET, Vec::new());
+        Erase { source, keep, next, below, doubt, written: 0, unreadable, told: 0 }
     }
 
     /// Which segment.
@@ -57,9 +74,15 @@ impl Erase {
         self.written
     }
 
-    /// What the disk does not give of the segment, as far as it was not asked for before.
+    /// What the disk does not give of the segment, as far as it was looked at and not asked for before.
     pub fn take_damage(&mut self) -> Vec<Rot> {
-        std::mem::take(&mut self.damage)
+        let (segment, reason, loss) = (self.source.id, RotReason::Unreadable, Loss::Unknown);
+        let new = &self.unreadable[std::mem::replace(&mut self.told, self.unreadable.len())..];
+        let rot = |pages: &Range<u32>| {
+            let (offset, bytes) = (pages.start, pages.end - pages.start);
+            Rot { segment, offset, bytes, reason, loss }
+        };
+        new.iter().map(rot).collect()
     }
 
     /// How many payloads stay.
@@ -67,9 +90,8 @@ impl Erase {
         self.keep.len()
     }
 
-    /// Whether it goes by nothing that is read.
-    pub(crate) fn writes_all(&self) -> bool {
-        self.writes_all
+    pub(crate) fn doubt(&self) -> Doubt {
+        self.doubt
     }
 
     /// Where it ends.
@@ -77,61 +99,67 @@ impl Erase {
         self.below
     }
 
-    /// Whether all of it could be read: else something may be left that is dead.
-    pub(crate) fn has_read_all(&self) -> bool {
-        self.source.unreadable.iter().all(|pages| pages.start >= self.below)
+    /// What of it could not be read, and may be something that is dead.
+    pub(crate) fn unreadable(&self) -> &[Range<u32>] {
+        &self.unreadable
     }
 
     pub(crate) fn step(&mut self, disk: &mut dyn Disk) -> io::Result<()> {
-        if self.next == FIRST_BATCH_OFFSET {
-            self.source.read_in(disk)?;
-            self.damage = self.unreadable();
-        }
-        let until = self.next.saturating_add(ERASE_STEP_BYTES).min(self.below);
+        let begun = self.next;
+        let until = begun.saturating_add(ERASE_STEP_BYTES).min(self.below);
+        let mut pages = match self.doubt {
+            Doubt::Nothing | Doubt::Failure => Pages::seen(disk, &self.source),
+            Doubt::Start => Pages::stored(disk, &self.source),
+        };
         while self.next < until {
-            let at = self.next as usize;
-            let header = self.header(self.next);
-            let len = header.map_or(PAGE_BYTES, |header| layout::padded(header.length)) as usize;
-            if header.is_none() && self.may_be_of_batch(self.next) {
-                self.next += len as u32;
-                continue;
+            let header = pages.header(self.next..self.next + PAGE_BYTES, self.next)?;
+            let len = header.map_or(PAGE_BYTES, |header| layout::padded(header.length));
+            if header.is_some() || !self.may_be_of_batch(&mut pages, self.next)? {
+                self.erase(&mut pages, self.next..self.next + len, header.as_ref())?;
             }
-            let now = &self.source.view[at..at + len];
-            let stays = self.stays(now, header.as_ref());
-            let wanted: Vec<u8> = now.iter().zip(&stays).map(|(byte, stays)| byte * u8::from(*stays)).collect();
-            let changes = self.changes(now, &wanted, &stays);
-            let place = |change: &Range<usize>| (self.next + change.start as u32, &wanted[change.clone()]);
-            let writes: Vec<(u32, &[u8])> = changes.iter().map(place).collect();
-            disk.write_each(self.source.id, &writes)?;
-            self.written += changes.iter().map(|change| change.len() as u64).sum::<u64>();
-            self.next += len as u32;
+            self.next += len;
+        }
+        self.unreadable.extend(pages.unreadable(begun..self.next));
+        if self.is_done() && self.doubt == Doubt::Start {
+            // Zeros that were there already may be in a cache of the disk.
+            disk.sync(self.source.id)?;
         }
         Ok(())
     }
 
-    fn unreadable(&self) -> Vec<Rot> {
-        let pages = self.source.unreadable.iter().filter(|pages| pages.start < self.below);
-        let (segment, reason, loss) = (self.source.id, RotReason::Unreadable, Loss::Unknown);
-        let mut damage: Vec<Rot> = Vec::new();
-        for pages in pages {
-            let (offset, bytes) = (pages.start, pages.end - pages.start);
-            match damage.last_mut().filter(|last| last.offset + last.bytes == offset) {
-                Some(last) => last.bytes += bytes,
-                None => damage.push(Rot { segment, offset, bytes, reason, loss }),
-            }
+    /// Overwrites what is dead in a batch, or in a page that is not in one.
+    fn erase(&mut self, pages: &mut Pages<'_>, range: Range<u32>, header: Option<&BatchHeader>) -> io::Result<()> {
+        let stays = self.stays(pages.at(range.clone())?, header);
+        if self.changes(pages, &range, &stays).is_empty() {
+            return Ok(());
         }
-        damage
+        let mut wanted = pages.get(&range).to_vec();
+        if pages.is_stored() && stays.contains(&true) {
+            // What stays is written with the very bytes that are read there. On the disk they may have rotted beneath these.
+            pages.see(range.start, &mut wanted)?;
+        }
+        wanted.iter_mut().zip(&stays).filter(|(_, stays)| !**stays).for_each(|(byte, _)| *byte = 0);
+        let changes = self.changes(pages, &range, &stays);
+        let place = |change: &Range<usize>| (range.start + change.start as u32, &wanted[change.clone()]);
+        let writes: Vec<(u32, &[u8])> = changes.iter().map(place).collect();
+        pages.disk.write_each(self.source.id, &writes)?;
+        self.written += changes.iter().map(|change| change.len() as u64).sum::<u64>();
+        Ok(())
     }
 
     /// The runs of pages that are to be written. What lies between them stays untouched: what is wanted there may be all that there
     /// is of it.
-    fn changes(&self, now: &[u8], wanted: &[u8], stays: &[bool]) -> Vec<Range<usize>> {
-        let page = PAGE_BYTES as usize;
+    fn changes(&self, pages: &Pages<'_>, range: &Range<u32>, stays: &[bool]) -> Vec<Range<usize>> {
+        let (now, page) = (pages.get(range), PAGE_BYTES as usize);
+        let writes_all = match self.doubt {
+            Doubt::Nothing => false,
+            Doubt::Start => !pages.is_stored(),
+            Doubt::Failure => true,
+        };
         let is_to_be_written = |from: usize| {
-            let range = from..from + page;
-            let differs =
-                now[range.clone()] != wanted[range.clone()] || self.writes_all && stays[range].contains(&false);
-            differs && self.source.is_readable(self.next + from as u32)
+            let mut bytes = now[from..from + page].iter().zip(&stays[from..from + page]);
+            let has_dead = bytes.any(|(byte, stays)| !stays && (*byte != 0 || writes_all));
+            has_dead && pages.is_readable(range.start + from as u32)
         };
         let mut changes: Vec<Range<usize>> = Vec::new();
         for from in (0..now.len()).step_by(page).filter(|from| is_to_be_written(*from)) {
@@ -143,18 +171,21 @@ impl Erase {
         changes
     }
 
-    fn header(&self, at: u32) -> Option<BatchHeader> {
-        BatchHeader::at(&self.source.view, at, self.source.generation)
-    }
-
     /// Whether a page without the header of a batch may be of one of which something is pointed to: then its header is damaged,
     /// and all of it stays, for with its bytes back what is pointed to is found again.
-    fn may_be_of_batch(&self, page: u32) -> bool {
+    fn may_be_of_batch(&self, pages: &mut Pages<'_>, page: u32) -> io::Result<bool> {
         let Some((next, _)) = self.keep.get(self.keep.partition_point(|(offset, len)| offset + len <= page)) else {
-            return false;
+            return Ok(false);
         };
-        let mut between = (page..=*next).step_by(PAGE_BYTES as usize);
-        *next < page.saturating_add(BATCH_MAX_BYTES) && between.all(|page| self.header(page).is_none())
+        if *next >= page.saturating_add(BATCH_MAX_BYTES) {
+            return Ok(false);
+        }
+        for other in (page..=*next).step_by(PAGE_BYTES as usize) {
+            if pages.header(page..other + PAGE_BYTES, other)?.is_some() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Which bytes of a batch, or of a page that is not in one, stay. All others are to be zeros.

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use crate::layout::SegmentHeader;
 use crate::leftovers::Leftovers;
 use crate::limits::PAGE_BYTES;
 use crate::look::{PutAside, put_aside_in};
-use crate::scrub::{FileSource, Partly, SegmentIs};
+use crate::scrub::{self, FileSource, Partly, SegmentIs};
 use crate::{Arriving, Disk, Position, SegmentId, end, mapping};
 
 /// Zeros are written in pieces of this size.
@@ -288,30 +289,29 @@ impl FileDisk {
         FileSource::open(&self.path(is.id), is.size_bytes, pace)
     }
 
+    /// The same through the page cache, in which they stay.
+    pub fn cached_source(&self, is: &SegmentIs) -> io::Result<FileSource> {
+        FileSource::cached(&self.path(is.id), is.size_bytes)
+    }
+
     /// The beginning of a segment, as far as it can be read through the page cache: what a view of it shows is just that.
     fn copy(&self, id: SegmentId, len: usize) -> io::Result<Partly> {
-        let file = File::open(self.path(id))?;
-        let found = file.metadata()?.len();
-        if found < len as u64 {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("{} has {found} bytes", self.path(id).display()),
-            ));
-        }
         let (mut bytes, mut unreadable) = (vec![0; len], Vec::new());
+        let file = self.with_bytes(File::open(self.path(id))?, id, len as u64)?;
         for (piece, from) in bytes.chunks_mut(ZEROS_BYTES).zip((0..).step_by(ZEROS_BYTES)) {
-            if file.read_exact_at(piece, from).is_ok() {
-                continue;
-            }
-            // A page at a time, to know which of them it is.
-            for (page, from) in piece.chunks_mut(PAGE_BYTES as usize).zip((from..).step_by(PAGE_BYTES as usize)) {
-                if file.read_exact_at(page, from).is_err() {
-                    page.fill(0);
-                    unreadable.push(from as u32..from as u32 + page.len() as u32);
-                }
-            }
+            scrub::read_pages(&file, from, piece, &mut unreadable);
         }
         Ok(Partly { bytes: bytes.into(), unreadable })
+    }
+
+    /// The file of a segment, if it is as long as that: of one that was cut off it is not pages that are lost.
+    fn with_bytes(&self, file: File, id: SegmentId, bytes: u64) -> io::Result<File> {
+        let found = file.metadata()?.len();
+        if found < bytes {
+            let text = format!("{} has {found} bytes", self.path(id).display());
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        Ok(file)
     }
 
     fn map(&self, id: SegmentId, populate: bool) -> io::Result<Bytes> {
@@ -415,6 +415,25 @@ impl Disk for FileDisk {
 
     fn read_in(&mut self, id: SegmentId, view: &Bytes) -> io::Result<Option<Partly>> {
         if mapping::read_in(view).is_ok() { Ok(None) } else { self.copy(id, view.len()).map(Some) }
+    }
+
+    fn read_pages(&mut self, id: SegmentId, from: u32, bytes: &mut [u8]) -> io::Result<Vec<Range<u32>>> {
+        let file = self.with_bytes(File::open(self.path(id))?, id, u64::from(from) + bytes.len() as u64)?;
+        let mut unreadable = Vec::new();
+        scrub::read_pages(&file, from, bytes, &mut unreadable);
+        Ok(unreadable)
+    }
+
+    fn read_stored(&mut self, id: SegmentId, from: u32, bytes: &mut [u8]) -> io::Result<Option<Vec<Range<u32>>>> {
+        let Some(file) = scrub::open_past_cache(&self.path(id))? else { return Ok(None) };
+        let file = self.with_bytes(file, id, u64::from(from) + bytes.len() as u64)?;
+        // What is read so has to lie at a page's boundary in memory, too.
+        let mut buffer = vec![0; bytes.len() + PAGE_BYTES as usize];
+        let at = buffer.as_ptr().align_offset(PAGE_BYTES as usize);
+        let (whole, mut unreadable) = (&mut buffer[at..at + bytes.len()], Vec::new());
+        scrub::read_pages(&file, from, whole, &mut unreadable);
+        bytes.copy_from_slice(whole);
+        Ok(Some(unreadable))
     }
 
     fn write(&mut self, id: SegmentId, offset: u32, bytes: &[u8]) -> io::Result<()> {

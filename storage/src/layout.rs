@@ -163,14 +163,14 @@ impl BatchHeader {
         out
     }
 
-    /// The header of the batch that begins at a place of a segment of this generation, if one does: it belongs there, and the
-    /// batch ends within the segment.
-    pub(crate) fn at(segment: &[u8], offset: u32, generation: u64) -> Option<BatchHeader> {
-        let header = BatchHeader::decode(segment.get(offset as usize..)?)?;
+    /// The header of the batch that begins at a place of a segment of this generation and size, by its first bytes, if one does: it
+    /// belongs there, and the batch ends within the segment.
+    pub(crate) fn of(first: &[u8], offset: u32, generation: u64, size_bytes: u32) -> Option<BatchHeader> {
+        let header = BatchHeader::decode(first)?;
         let belongs = header.generation == generation
             && header.offset == offset
             && (BATCH_HEADER_BYTES..=crate::limits::BATCH_MAX_BYTES).contains(&header.length)
-            && offset as usize + padded(header.length) as usize <= segment.len();
+            && padded(header.length) <= size_bytes.saturating_sub(offset);
         belongs.then_some(header)
     }
 

@@ -30,6 +30,7 @@ mod look;
 mod mapping;
 mod open_error;
 mod options;
+mod pages;
 mod partitions;
 pub mod ram;
 mod recover;

@@ -6,6 +6,7 @@
 mod empty;
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use bytes::Bytes;
 
@@ -234,7 +235,8 @@ impl Log {
     /// A view of bytes of the log: of staging until their batch is written, of the segment's mapping afterwards. A view of
     /// staging keeps the whole memory of its batch in use, so it is for a turn or a write, not for a slow connection; a
     /// view of a mapping holds the segment only. Of a cold segment it is a copy, for what dies there is overwritten without
-    /// asking who looks at it. `None` if nothing was appended there.
+    /// asking who looks at it. `None` if nothing was appended there, or if it lies on a page of which is known that the disk does not
+    /// give it: a look at that would end the process.
     pub fn read(&self, location: Location) -> Option<Bytes> {
         if self.is_staged(location) {
             let place = (location.segment, location.offset);
@@ -248,6 +250,9 @@ impl Log {
         let segment = self.segments.get(location.segment)?;
         let mapping = segment.view();
         let end = location.offset.checked_add(location.len)?;
+        if segment.is_unreadable(location.offset..end) {
+            return None;
+        }
         if location.segment.is_cold() {
             return mapping.get(location.offset as usize..end as usize).map(Bytes::copy_from_slice);
         }
@@ -482,6 +487,18 @@ impl Log {
     /// How many segments nobody writes any more.
     pub fn sealed(&self) -> usize {
         self.segments.below(self.position().segment) + self.segments.cold.count()
+    }
+
+    /// All of a segment was read, and of that the disk does not give these pages: the others can be looked at again.
+    pub fn was_read(&mut self, id: SegmentId, unreadable: &[Range<u32>]) {
+        if let Some(segment) = self.segments.get_mut(id) {
+            segment.was_read(u32::MAX, unreadable);
+        }
+    }
+
+    /// The disk does not give these pages of a segment. Whether that is news: false too if the segment is gone.
+    pub fn lose(&mut self, id: SegmentId, pages: Range<u32>) -> bool {
+        self.segments.get_mut(id).is_some_and(|segment| segment.lose(pages))
     }
 
     /// A segment was read in, and looked at: its last batch ends there.

@@ -38,9 +38,9 @@ pub(crate) fn map(file: &File, populate: bool) -> io::Result<Bytes> {
     // Bytes change under the mapping, and then nobody has a reference to them:
     // - where a batch is written: nobody reads there before the write has completed;
     // - where a start zeroes what is left of a torn batch: it gave out nothing of it, and its read-ahead is over;
-    // - in a cold segment, where `cold::Erase` overwrites in place what nobody points to: whoever delivers reads, and copies at
-    //   once (`Log::read`), only what is pointed to, and that stays; and who goes through such a segment as a whole through its
-    //   mapping (reading in, copying, sorting) does so on the thread that overwrites, while that does not;
+    // - in a cold segment, where `Erase` overwrites in place what nobody points to: whoever delivers reads, and copies at once
+    //   (`Log::read`), only what is pointed to, and that stays; and who goes through such a segment as a whole (erasing, copying,
+    //   checking) reads its file, or has it read in on the thread that overwrites, while that does not;
     // - in all of it when the file is used for another segment, once nobody holds this mapping any more.
     // What lies beside bytes that are overwritten, in their page, and a last batch that a start writes once more, are written with
     // the very bytes that are there.

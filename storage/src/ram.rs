@@ -61,6 +61,8 @@ pub struct RamDisk {
     pub space_bytes: Option<u64>,
     /// It can keep bytes for the next checkpoint, as not every file system can.
     pub keeps_space: bool,
+    /// What is on stable storage can be read though something else is in the page cache, as not every file system lets.
+    pub passes_cache: bool,
     /// Pages that it does not give for now to whoever reads a segment in: nothing is lost of them.
     pub unreadable: Vec<(SegmentId, Range<u32>)>,
 }
@@ -81,17 +83,34 @@ impl Segment {
         Segment { memory: Arc::new(memory), unflushed, rotten, lost }
     }
 
+    /// Pages that cannot be read, of those that begin in its first bytes. A page that is not on stable storage can be, as long as it
+    /// is in the page cache.
+    fn unreadable(&self, len: usize, is_cache_passed: bool) -> impl Iterator<Item = Range<u32>> {
+        let is_gone = move |page: &u32| is_cache_passed || self.rotten.range(sectors_of(*page)).next().is_none();
+        let pages = self.lost.iter().copied().filter(is_gone).map(|page| page * PAGE_BYTES..(page + 1) * PAGE_BYTES);
+        pages.filter(move |page| page.end as usize <= len)
+    }
+
     /// Its first bytes, if not all of them can be read.
     fn partly(&self, len: usize) -> Option<Partly> {
-        let pages = self.lost.iter().filter(|page| self.rotten.range(sectors_of(**page)).next().is_none());
-        let unreadable = pages.map(|page| page * PAGE_BYTES..(page + 1) * PAGE_BYTES);
-        let unreadable: Vec<Range<u32>> = unreadable.filter(|page| page.end as usize <= len).collect();
+        let unreadable: Vec<Range<u32>> = self.unreadable(len, false).collect();
         if unreadable.is_empty() {
             return None;
         }
         let mut bytes = self.memory.all()[..len].to_vec();
         unreadable.iter().for_each(|page| bytes[page.start as usize..page.end as usize].fill(0));
         Some(Partly { bytes: bytes.into(), unreadable })
+    }
+
+    /// Puts what is on stable storage, and is not what is read, over bytes from this place on that were read.
+    fn pass_cache(&self, from: usize, bytes: &mut [u8]) {
+        let sectors = sectors(&(from..from + bytes.len()));
+        for (&sector, stable) in self.rotten.range(sectors).filter(|(sector, _)| !self.unflushed.contains_key(sector)) {
+            let at = (sector as usize * SECTOR).checked_sub(from);
+            if let Some(place) = at.and_then(|at| bytes.get_mut(at..at + SECTOR)) {
+                place.copy_from_slice(stable);
+            }
+        }
     }
 }
 
@@ -110,6 +129,7 @@ impl RamDisk {
             faults: Faults::default(),
             space_bytes: None,
             keeps_space: true,
+            passes_cache: true,
             unreadable: Vec::new(),
         }
     }
@@ -196,6 +216,7 @@ impl RamDisk {
         after.reserved = self.reserved;
         after.space_bytes = self.space_bytes;
         after.keeps_space = self.keeps_space;
+        after.passes_cache = self.passes_cache;
         after.checkpoints = self.checkpoints.clone();
         after.end = self.end.clone();
         after.removed_end = self.removed_end.clone();
@@ -270,12 +291,36 @@ impl RamDisk {
 
     /// All bytes of a segment as somebody reads them who goes past the page cache.
     pub fn on_disk(&self, id: SegmentId) -> Option<Vec<u8>> {
-        let Segment { memory, unflushed, rotten, .. } = self.segments.get(&id)?;
-        let mut bytes = memory.all().to_vec();
-        for (&sector, stable) in rotten.iter().filter(|(sector, _)| !unflushed.contains_key(sector)) {
-            bytes[sector as usize * SECTOR..][..SECTOR].copy_from_slice(stable);
-        }
+        let segment = self.segments.get(&id)?;
+        let mut bytes = segment.memory.all().to_vec();
+        segment.pass_cache(0, &mut bytes);
         Some(bytes)
+    }
+
+    /// Copies pages, and says which of them cannot be read.
+    fn copy_pages(
+        &mut self,
+        id: SegmentId,
+        from: u32,
+        bytes: &mut [u8],
+        is_cache_passed: bool,
+    ) -> io::Result<Vec<Range<u32>>> {
+        let segment = segment(&mut self.segments, id)?;
+        let range = segment.memory.check(from as usize, bytes.len())?;
+        bytes.copy_from_slice(&segment.memory.all()[range.clone()]);
+        if is_cache_passed {
+            segment.pass_cache(range.start, bytes);
+        }
+        let refused = self.unreadable.iter().filter(|(segment, _)| *segment == id).map(|(_, pages)| pages.clone());
+        let all: BTreeSet<u32> = refused
+            .chain(segment.unreadable(range.end, is_cache_passed))
+            .flat_map(|pages| pages.step_by(PAGE_BYTES as usize))
+            .filter(|page| range.contains(&(*page as usize)))
+            .collect();
+        for page in &all {
+            bytes[(page - from) as usize..][..PAGE_BYTES as usize].fill(0);
+        }
+        Ok(all.into_iter().map(|page| page..page + PAGE_BYTES).collect())
     }
 
     /// What rot made of a byte is as it was, if nothing else was written there since; and its page can be read.
@@ -433,6 +478,14 @@ impl Disk for RamDisk {
         unreadable.extend(refused);
         unreadable.sort_by_key(|pages| pages.start);
         Ok(Some(Partly { bytes: bytes.into(), unreadable }))
+    }
+
+    fn read_pages(&mut self, id: SegmentId, from: u32, bytes: &mut [u8]) -> io::Result<Vec<Range<u32>>> {
+        self.copy_pages(id, from, bytes, false)
+    }
+
+    fn read_stored(&mut self, id: SegmentId, from: u32, bytes: &mut [u8]) -> io::Result<Option<Vec<Range<u32>>>> {
+        if self.passes_cache { self.copy_pages(id, from, bytes, true).map(Some) } else { Ok(None) }
     }
 
     fn write(&mut self, id: SegmentId, offset: u32, bytes: &[u8]) -> io::Result<()> {

@@ -233,6 +233,10 @@ impl Replay {
             None => first,
             Some(walk) => walk.end(disk, start.through, &mut report, &mut aside)?,
         };
+        // They were gone through in a copy. Whoever looks at the segment later has its view.
+        for Rotten { rot, .. } in report.rot.iter().filter(|it| it.rot.reason == RotReason::Unreadable) {
+            log.lose(rot.segment, rot.offset..rot.offset + rot.bytes);
+        }
         report.batches = tail.batch - first.batch;
         start.set_aside(disk)?;
         set_aside(disk, log, &mut aside, tail)?;

@@ -57,14 +57,16 @@ pub enum RotReason {
 }
 
 impl Rot {
-    /// Whether bytes of this location are among them.
+    /// Whether something is lost by it, and bytes of this location are among them.
     pub fn touches(&self, location: Location) -> bool {
+        self.loss != Loss::Nothing && self.overlaps(location)
+    }
+
+    /// Whether bytes of this location are among them.
+    pub fn overlaps(&self, location: Location) -> bool {
         let (end, location_end) =
             (u64::from(self.offset) + u64::from(self.bytes), u64::from(location.offset) + u64::from(location.len));
-        self.segment == location.segment
-            && u64::from(self.offset) < location_end
-            && u64::from(location.offset) < end
-            && self.loss != Loss::Nothing
+        self.segment == location.segment && u64::from(self.offset) < location_end && u64::from(location.offset) < end
     }
 }
 

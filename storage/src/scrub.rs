@@ -51,6 +51,12 @@ pub struct Checked {
 }
 
 impl Checked {
+    /// Pages that the disk does not give.
+    pub fn unreadable(&self) -> Vec<Range<u32>> {
+        let rot = self.rot.iter().filter(|rot| rot.reason == RotReason::Unreadable);
+        rot.map(|rot| rot.offset..rot.offset + rot.bytes).collect()
+    }
+
     /// The rot by which bytes of this location are lost, if they are.
     pub fn lost(&self, location: Location) -> Option<Rot> {
         if self.segment != location.segment {
@@ -242,7 +248,8 @@ pub struct FileSource {
     holds: Range<u32>,
     /// Where that begins in it: what is read past the cache has to lie at a page's boundary.
     at: usize,
-    direct: bool,
+    /// What is read goes through the cache, and has no place there.
+    evicts: bool,
     unreadable: Vec<Range<u32>>,
     pace: Option<u64>,
     begun: Instant,
@@ -252,13 +259,21 @@ pub struct FileSource {
 impl FileSource {
     /// Of a file that is as long as a segment. With a pace reading takes a second for so many bytes, at least.
     pub fn open(path: &Path, size_bytes: u32, pace: Option<u64>) -> io::Result<FileSource> {
-        let flags = OFlags::DIRECT.bits() as i32;
-        let (file, direct) = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
-            Ok(file) => (file, true),
-            // Not every file system can.
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => (File::open(path)?, false),
-            Err(error) => return Err(error),
+        let direct = open_past_cache(path)?;
+        let evicts = direct.is_none();
+        let file = match direct {
+            Some(file) => file,
+            None => File::open(path)?,
         };
+        FileSource::new(file, path, size_bytes, evicts, pace)
+    }
+
+    /// The same through the page cache, in which it stays: for who looks at the segment's view next.
+    pub fn cached(path: &Path, size_bytes: u32) -> io::Result<FileSource> {
+        FileSource::new(File::open(path)?, path, size_bytes, false, None)
+    }
+
+    fn new(file: File, path: &Path, size_bytes: u32, evicts: bool, pace: Option<u64>) -> io::Result<FileSource> {
         let found = file.metadata()?.len();
         if found != u64::from(size_bytes) {
             let text = format!("{} has {found} bytes, a segment has {size_bytes}", path.display());
@@ -267,23 +282,15 @@ impl FileSource {
         let buffer = vec![0; READ_BYTES.min(size_bytes as usize) + PAGE_BYTES as usize];
         let at = buffer.as_ptr().align_offset(PAGE_BYTES as usize);
         let (unreadable, begun) = (Vec::new(), Instant::now());
-        Ok(FileSource { file, size_bytes, buffer, holds: 0..0, at, direct, unreadable, pace, begun, read_bytes: 0 })
+        Ok(FileSource { file, size_bytes, buffer, holds: 0..0, at, evicts, unreadable, pace, begun, read_bytes: 0 })
     }
 
     fn read(&mut self, from: u32) {
         let end = from.saturating_add(READ_BYTES as u32).min(self.size_bytes);
         let whole = &mut self.buffer[self.at..self.at + (end - from) as usize];
-        if read_all(&self.file, whole, from).is_err() {
-            // A page at a time, to know which of them it is.
-            for (page, bytes) in (from..end).step_by(PAGE_BYTES as usize).zip(whole.chunks_mut(PAGE_BYTES as usize)) {
-                if read_all(&self.file, bytes, page).is_err() {
-                    bytes.fill(0);
-                    self.unreadable.push(page..page + bytes.len() as u32);
-                }
-            }
-        }
+        read_pages(&self.file, from, whole, &mut self.unreadable);
         self.holds = from..end;
-        if !self.direct {
+        if self.evicts {
             let len = std::num::NonZeroU64::new(u64::from(end - from));
             // Advice: where it is not taken the pages stay, and nothing else is wrong.
             let _ = rustix::fs::fadvise(&self.file, u64::from(from), len, rustix::fs::Advice::DontNeed);
@@ -292,6 +299,29 @@ impl FileSource {
         if let Some(pace) = self.pace {
             let due = Duration::from_secs_f64(self.read_bytes as f64 / pace.max(1) as f64);
             thread::sleep(due.saturating_sub(self.begun.elapsed()));
+        }
+    }
+}
+
+/// Opens a segment's file for reading past the page cache, if its file system can.
+pub(crate) fn open_past_cache(path: &Path) -> io::Result<Option<File>> {
+    match OpenOptions::new().read(true).custom_flags(OFlags::DIRECT.bits() as i32).open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Reads pages that lie within a file. Those that cannot be read are zeros, and added to `unreadable`.
+pub(crate) fn read_pages(file: &File, from: u32, bytes: &mut [u8], unreadable: &mut Vec<Range<u32>>) {
+    if read_all(file, bytes, from).is_ok() {
+        return;
+    }
+    // A page at a time, to know which of them it is.
+    for (page, bytes) in (from..).step_by(PAGE_BYTES as usize).zip(bytes.chunks_mut(PAGE_BYTES as usize)) {
+        if read_all(file, bytes, page).is_err() {
+            bytes.fill(0);
+            unreadable.push(page..page + bytes.len() as u32);
         }
     }
 }

@@ -7,6 +7,7 @@
 //! more of these than there may be and it has been so for longest.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -28,6 +29,8 @@ pub(crate) struct Segment {
     pub(crate) used: u32,
     /// Where its last batch ends, once it is known and nobody writes it any more.
     pub(crate) end: Option<u32>,
+    /// Pages that the disk did not give when they were last read, ascending and apart: nobody looks at them.
+    unreadable: Vec<Range<u32>>,
 }
 
 /// Whether a look at a segment waits for the disk, as far as is known.
@@ -59,7 +62,7 @@ impl Segment {
         let pins = Arc::new(());
         let view = Bytes::from_owner(Pinned { mapping: mapping.clone(), _pin: Arc::clone(&pins) });
         let used = mapping.len() as u32;
-        Segment { view, mapping, pins, generation, warmth, used, end: None }
+        Segment { view, mapping, pins, generation, warmth, used, end: None, unreadable: Vec::new() }
     }
 
     /// Looking at it does not wait for the disk, as far as is known.
@@ -75,6 +78,35 @@ impl Segment {
 
     pub(crate) fn view(&self) -> &Bytes {
         &self.view
+    }
+
+    /// The disk does not give these pages. Whether that is news.
+    pub(crate) fn lose(&mut self, pages: Range<u32>) -> bool {
+        let first = self.unreadable.partition_point(|it| it.end < pages.start);
+        let behind = self.unreadable.partition_point(|it| it.start <= pages.end);
+        let near = &self.unreadable[first..behind];
+        if near.iter().any(|it| it.start <= pages.start && pages.end <= it.end) {
+            return false;
+        }
+        let start = near.first().map_or(pages.start, |it| it.start.min(pages.start));
+        let end = near.last().map_or(pages.end, |it| it.end.max(pages.end));
+        self.unreadable.splice(first..behind, std::iter::once(start..end));
+        true
+    }
+
+    /// All of it before this place was read, and of that the disk does not give these pages.
+    pub(crate) fn was_read(&mut self, before: u32, unreadable: &[Range<u32>]) {
+        for it in &mut self.unreadable {
+            it.start = it.start.max(before);
+        }
+        self.unreadable.retain(|it| it.start < it.end);
+        unreadable.iter().for_each(|pages| _ = self.lose(pages.clone()));
+    }
+
+    /// Whether a look at these bytes would be one at a page that the disk does not give.
+    pub(crate) fn is_unreadable(&self, bytes: Range<u32>) -> bool {
+        let first = self.unreadable.partition_point(|it| it.end <= bytes.start);
+        self.unreadable.get(first).is_some_and(|it| it.start < bytes.end)
     }
 }
 
@@ -350,8 +382,6 @@ impl Segments {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Disk;
-    use crate::ram::RamDisk;
 
     fn segments(ids: &[u32]) -> Segments {
         let mut segments = Segments::new(SegmentId(ids[0]), Cold::new(Vec::new(), 64));
@@ -408,19 +438,44 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_erased_is_not_given_away_though_a_copy_of_it_is_read() {
-        let (id, page) = (SegmentId(1), 4096);
-        let mut disk = RamDisk::new(0, 1);
-        let mapping = disk.create(id, 2 * page).unwrap();
-        disk.unreadable.push((id, page..2 * page));
-        let mut it = segments(&[2]);
-        let segment = Segment::new(mapping, 1, true);
-        let mut source = Source::of(id, &segment);
-        source.read_in(&mut disk).unwrap();
-        it.leave(id, Some(segment));
+    fn one_that_is_erased_is_not_given_away_though_nobody_looks_at_it() {
+        let mut it = segments(&[1, 2]);
+        let source = Source::of(SegmentId(1), it.get(SegmentId(1)).unwrap());
+        it.retire_below(SegmentId(2), 0);
         assert!(it.take_retired().is_none(), "what is written by its name would go into what its file has become");
         drop(source);
-        assert_eq!(it.take_retired().unwrap().id, id);
+        assert_eq!(it.take_retired().unwrap().id, SegmentId(1));
+    }
+
+    #[test]
+    fn which_pages_are_unreadable_is_known_until_they_are_read() {
+        let mut segment = Segment::new(Bytes::from(vec![1; 64]), 1, true);
+        let mut seed = 5u64;
+        let mut below = |bound: u32| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (seed >> 33) as u32 % bound
+        };
+        let mut known = [false; 64];
+        for _ in 0..3000 {
+            let from = below(60);
+            let pages = from..from + 1 + below(4);
+            let here = pages.start as usize..pages.end as usize;
+            if below(8) == 0 {
+                let before = below(64);
+                segment.was_read(before, &[]);
+                known[..before as usize].fill(false);
+            } else {
+                assert_eq!(segment.lose(pages.clone()), known[here.clone()].contains(&false));
+                known[here].fill(true);
+            }
+            for from in 0..60 {
+                assert_eq!(segment.is_unreadable(from..from + 3), known[from as usize..][..3].contains(&true));
+            }
+            assert!(
+                segment.unreadable.windows(2).all(|pair| pair[0].end < pair[1].start),
+                "no more than there are gaps"
+            );
+        }
     }
 
     #[test]

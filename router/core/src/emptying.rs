@@ -14,7 +14,7 @@
 //! A crash anywhere leaves the original, or both, and copies that nobody points to: the first checkpoint after the start does
 //! not note them, so that they are overwritten.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use whimbrel_storage::{
     ColdDone, ColdErase, ColdSort, ColdWork, Location, Log, Loss, Position, Rot, RotReason, SegmentId,
@@ -267,12 +267,13 @@ impl Shard {
     }
 
     /// Something in a cold segment cannot be read. Whoever waits for it is in repair; where nobody does the disk is to be looked
-    /// after all the same.
+    /// after all the same. What was known of before is not compared with all that waits again: nothing new waits there.
     fn learn_of_unreadable(&mut self, fx: &mut Effects, rots: Vec<Rot>) {
+        let is_news = |rot: &Rot| self.log.lose(rot.segment, rot.offset..rot.offset + rot.bytes);
+        let rots: BTreeSet<Rot> = rots.into_iter().filter(is_news).collect();
         if rots.is_empty() {
             return;
         }
-        let rots = rots.into_iter().collect();
         self.learn_of(fx, &rots, |_| None);
         for rot in rots {
             if !self.rot.contains(&rot) {

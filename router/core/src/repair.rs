@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 
-use whimbrel_storage::{Checked, Location, Rot, SegmentId};
+use whimbrel_storage::{Checked, Location, Rot, RotReason, SegmentId};
 use whimbrel_wire::{Code, Kind};
 
 use crate::conn::Stage;
@@ -180,6 +180,7 @@ impl Shard {
     /// Something was read that may not be as it was written: whoever waits for what is lost is in repair.
     pub(crate) fn learn(&mut self, fx: &mut Effects, checked: Checked) {
         let segment = checked.segment;
+        self.log.was_read(segment, &checked.unreadable());
         let ends_early = self.log.end_of(segment).is_some_and(|end| checked.end < end);
         if checked.rot.is_empty() && !ends_early {
             return;
@@ -234,9 +235,14 @@ impl Shard {
         }
     }
 
-    /// What is known of the damage at a place.
+    /// What is known of the damage at a place that is not as it was written, or cannot be looked at.
     pub(crate) fn rot_at(&self, location: Location) -> Option<Rot> {
-        self.rot.iter().copied().find(|rot| rot.touches(location))
+        let unreadable = |rot: &Rot| rot.reason == RotReason::Unreadable && rot.overlaps(location);
+        self.rot
+            .iter()
+            .find(|rot| rot.touches(location))
+            .or_else(|| self.rot.iter().find(|rot| unreadable(rot)))
+            .copied()
     }
 
     /// Of a partition that has applied all that is in its log: whether something that it waits for is known to be lost. What

@@ -33,6 +33,8 @@ struct Node {
     /// Erasing is slow: a step of it waits in `erasing` for [`Node::erase`].
     erases_slowly: bool,
     erasing: Option<ColdWork>,
+    /// Steps of erasing that were done at once.
+    erased: u64,
     segment_bytes: u32,
     builder: Builder,
 }
@@ -70,6 +72,7 @@ impl Node {
             checkpoints_fail: false,
             erases_slowly: false,
             erasing: None,
+            erased: 0,
             segment_bytes,
             builder,
         }
@@ -132,7 +135,10 @@ impl Node {
                     }
                 }
                 Effect::ReadIn { is, mapping } => {
-                    let checked = check_segment(&is, &mut Memory(&mapping));
+                    let checked = match self.disk.read_in(is.id, &mapping).unwrap() {
+                        Some(mut partly) => check_segment(&is, &mut partly),
+                        None => check_segment(&is, &mut Memory(&mapping)),
+                    };
                     drop(mapping);
                     self.tell(Input::ReadIn { checked });
                 }
@@ -140,6 +146,7 @@ impl Node {
                     assert!(self.erasing.replace(work).is_none(), "one at a time");
                 }
                 Effect::Cold(work) => {
+                    self.erased += u64::from(matches!(work, ColdWork::Erase(_)));
                     let done = work.run(&mut self.disk).unwrap();
                     self.tell(Input::ColdDone(Box::new(done)));
                 }
@@ -519,4 +526,94 @@ fn what_waits_is_compared_once_with_all_that_is_found_damaged_at_a_time() {
     let counters = node.shard.counters();
     assert!(counters.moves_rotten > each / 2, "{}", counters.moves_rotten);
     assert_eq!(counters.rot_found, counters.moves_rotten, "each is told once");
+}
+
+#[test]
+fn what_is_known_to_be_unreadable_is_compared_once_until_it_was_read_or_is_another() {
+    let mut node = Node::open_with(RamDisk::new(0, 7), SEGMENT_BYTES, 1, Bounds::default());
+    (0..12).for_each(|_| node.turn(2000));
+    let (alice, bob) = (node.log_in(0, "alice"), node.log_in(1, "bob"));
+    (0..20).for_each(|_| node.turn(2000));
+    let chat = node.pair(alice, "alice", "bob");
+    node.tell(Input::Disconnected { conn: bob });
+    // More than an eighth of a segment: what is less would move once more.
+    for number in 1..=300 {
+        node.send(alice, chat, number);
+        if number % 50 == 0 {
+            (0..4).for_each(|_| node.turn(2000));
+        }
+    }
+    // Several checkpoints, as long as one is wanted.
+    let checkpoints = |node: &mut Node| (0..24).for_each(|_| node.turn(STEP_US / 2));
+    checkpoints(&mut node);
+    checkpoints(&mut node);
+    assert_eq!(node.shard.counters().moved, 301);
+    let cold: Vec<SegmentId> = node.disk.segments().filter(|id| id.is_cold()).collect();
+    let [cold] = cold[..] else { panic!("{cold:?}") };
+    // Pages in which nothing is that anybody waits for.
+    let unused = SEGMENT_BYTES - 8192;
+    let at = |page: u32| vec![(cold, page..page + 4096)];
+    // A start does not know where a cold segment ends: all of it is looked at.
+    let mut node = Node::open_with(node.disk.crash(&mut |_, _| false), SEGMENT_BYTES, 1, Bounds::default());
+    (0..12).for_each(|_| node.turn(2000));
+    let mut seen = node.shard.compared();
+    for (round, (unreadable, found)) in
+        [(at(unused), 1), (at(unused), 1), (at(unused + 4096), 2), (Vec::new(), 2), (at(unused), 2)]
+            .into_iter()
+            .enumerate()
+    {
+        node.disk.unreadable = unreadable;
+        if round == 4 {
+            // It was looked at to its end, and is again when something dies.
+            let bob = node.log_in(2, "bob");
+            (0..10).for_each(|_| node.turn(2000));
+            node.say(bob, |b, out| b.ack(out, 20));
+        }
+        let erased = node.erased;
+        checkpoints(&mut node);
+        assert!(node.erased > erased + u64::from(round < 3), "it is looked at in round {round}");
+        let compared = node.shard.compared() - std::mem::replace(&mut seen, node.shard.compared());
+        let waits = node.shard.waiting() as u64;
+        // Of the last one nobody knows that it was so before, for it was read since.
+        let is_news = [true, false, true, false, true][round];
+        assert_eq!(compared > 0, is_news, "{compared} places in round {round}");
+        assert!(compared <= 3 * waits, "{compared} places at once in round {round}, {waits} wait");
+        assert_eq!(node.shard.counters().rot_found, found, "each page is told once, round {round}");
+        assert_eq!(node.shard.in_repair().count(), 0);
+    }
+}
+
+#[test]
+fn a_message_on_a_page_that_is_known_to_be_unreadable_is_not_looked_at() {
+    let mut node = Node::start(RamDisk::new(0, 7));
+    let (alice, bob) = (node.log_in(0, "alice"), node.log_in(1, "bob"));
+    (0..20).for_each(|_| node.turn(2000));
+    let chat = node.pair(alice, "alice", "bob");
+    node.tell(Input::Disconnected { conn: bob });
+    // With zeros in the place of a page of these its checksum holds: nothing of it is lost.
+    let fields = SendFields { correlation: 1, chat: chat.0, client_seq: 1, prev: 0 };
+    node.say(alice, |b, out| b.send(out, &fields, &[0; 12 << 10]));
+    (0..20).for_each(|_| node.turn(2000));
+    let bytes = node.disk.contents(SegmentId(1)).unwrap();
+    let zeros = |page: &u32| bytes[*page as usize..][..4096].iter().all(|byte| *byte == 0);
+    for (checkpoints, is_lost) in [(0, true), (0, false), (2, true), (2, false)] {
+        // Once its segment is behind the position of a checkpoint it is read when somebody wants it, and not by the start.
+        while node.shard.counters().checkpoints < checkpoints {
+            node.turn(STEP_US / 2);
+        }
+        // The message is there twice, as it was sent and as it was fanned out; both wait at first.
+        let waits = |page: &u32| !node.shard.waiting_in(SegmentId(1), *page..*page + 4096).is_empty();
+        let page = (0..SEGMENT_BYTES).step_by(4096).filter(zeros).find(waits).unwrap();
+        let mut disk = node.disk.crash(&mut |_, _| false);
+        if is_lost {
+            disk.lose_page(SegmentId(1), page).unwrap();
+        }
+        let mut after = Node::start(disk);
+        after.log_in(2, "bob");
+        (0..10).for_each(|_| after.turn(2000));
+        let repairs: Vec<_> = after.shard.in_repair().map(|it| it.rot.map(|rot| (rot.offset, rot.reason))).collect();
+        assert_eq!(repairs, if is_lost { vec![Some((page, RotReason::Unreadable))] } else { vec![] });
+        assert_eq!(after.shard.counters().delivered == 2, !is_lost, "the making of the chat comes first");
+    }
+    assert_eq!(node.shard.counters().moved, 0);
 }

@@ -431,8 +431,14 @@ fn what_cannot_be_read_is_never_overwritten() {
         owner.rig.log.erased(&erase);
         let after = owner.rig.disk.contents(cold).unwrap();
         let unread = from as usize..(from + page) as usize;
-        assert_eq!(after[unread.clone()], before[unread], "page {from}");
-        owner.check(&owner.rig.log);
+        assert_eq!(after[unread.clone()], before[unread.clone()], "page {from}");
+        for it in &owner.wanted {
+            let place = it.place.offset as usize..(it.place.offset + it.place.len) as usize;
+            assert_eq!(after[place.clone()], owner.rig.kept[it.at].payload, "page {from}");
+            // Nobody looks at it, for that would end the process.
+            let is_hidden = place.start < unread.end && unread.start < place.end;
+            assert_eq!(owner.rig.log.read(it.place).is_none(), is_hidden, "page {from}, {:?}", it.place);
+        }
         left += usize::from(owner.on_disk() != [1, 3]);
         // It can be read again: now all that is dead goes, and of the rest nothing.
         owner.rig.disk.unreadable.clear();
@@ -447,6 +453,165 @@ fn what_cannot_be_read_is_never_overwritten() {
         assert_eq!((copied.moved.len(), copied.rotten.len()), (2, 0), "all of it can be vouched for");
     }
     assert!(left > 0, "something that was dead could not be read");
+}
+
+/// Segments that are erased in several steps.
+const LONG: LogOptions = LogOptions { segment_size: 4 << 20, batch_max: 256 << 10, staging_max: 1 << 20, ..OPTIONS };
+
+#[test]
+fn each_step_of_erasing_goes_by_what_it_reads_itself() {
+    let mut owner = Owner { rig: Rig::new(LONG), wanted: Vec::new() };
+    for at in 0..60 {
+        owner.rig.append(50_000).unwrap();
+        let place = owner.rig.kept[at].location;
+        owner.rig.log.hold(place);
+        owner.wanted.push(Wanted { at, place });
+        owner.rig.settle();
+    }
+    owner.rig.log.seal();
+    owner.checkpoint();
+    let (moved, _) = owner.copy();
+    owner.point(&moved);
+    let dead: Vec<Wanted> = owner.wanted.extract_if(.., |it| it.at % 3 != 0).collect();
+    dead.iter().for_each(|it| owner.rig.log.release(it.place));
+    let cold = owner.wanted[0].place.segment;
+    let before = owner.rig.disk.contents(cold).unwrap();
+    let keep = owner.wanted.iter().map(|it| (it.place.offset, it.place.len)).collect();
+    let mut erase = owner.rig.log.plan_erase(cold, keep).unwrap();
+    let (mut steps, mut damage) = (0, Vec::new());
+    // A page that can be read when it begins, and cannot be any more when its step comes.
+    let page = dead[36].place.offset.next_multiple_of(4096);
+    assert!((2 << 20..3 << 20).contains(&page), "in the third step");
+    while !erase.is_done() {
+        let Ok(ColdDone::Erased(next)) = ColdWork::Erase(erase).run(&mut owner.rig.disk) else { unreachable!() };
+        erase = next;
+        if steps == 0 {
+            owner.rig.disk.unreadable.push((cold, page..page + 4096));
+        }
+        steps += 1;
+        damage.extend(erase.take_damage());
+    }
+    let (reason, loss) = (RotReason::Unreadable, Loss::Unknown);
+    assert_eq!((steps, damage), (3, vec![Rot { segment: cold, offset: page, bytes: 4096, reason, loss }]));
+    let after = owner.rig.disk.contents(cold).unwrap();
+    let unread = page as usize..page as usize + 4096;
+    assert_eq!(after[unread.clone()], before[unread.clone()]);
+    for it in dead {
+        let mut place = it.place.offset as usize..(it.place.offset + it.place.len) as usize;
+        assert!(place.all(|at| after[at] == 0 || unread.contains(&at)), "record {} is dead", it.at);
+    }
+    owner.check(&owner.rig.log);
+}
+
+#[test]
+fn what_is_wanted_is_found_wherever_it_lies_in_a_batch() {
+    const LARGEST: LogOptions =
+        LogOptions { segment_size: 3 << 20, batch_max: 1 << 20, staging_max: 4 << 20, ..OPTIONS };
+    let mut owner = Owner { rig: Rig::new(LARGEST), wanted: Vec::new() };
+    for batch in 0..7 {
+        for at in 0..[40, 1, 70, 3, 200, 2, 40][batch] {
+            owner.rig.append(700 * (at + batch) % 9_000).unwrap();
+        }
+        owner.rig.settle();
+    }
+    let mut places: Vec<(usize, Location)> = owner.rig.kept.iter().map(|kept| kept.location).enumerate().collect();
+    places.retain(|(_, place)| place.len > 0);
+    // Each alone, and then with ever more of the others left out.
+    let alone = places.iter().map(|it| vec![*it]);
+    let some = (1..60).map(|nth| places.iter().copied().step_by(nth).collect());
+    for wanted in alone.chain(some).collect::<Vec<_>>() {
+        let mut queue: VecDeque<Location> = wanted.iter().map(|(_, place)| *place).collect();
+        queue.iter().for_each(|place| owner.rig.log.hold(*place));
+        let mut found = Vec::new();
+        while let Some(copy) = owner.rig.log.plan_copy(&mut queue) {
+            let Ok(ColdDone::Copied(copied)) = ColdWork::Copy(copy).run(&mut owner.rig.disk) else { unreachable!() };
+            owner.rig.log.copied(&copied);
+            assert_eq!(copied.rotten, []);
+            found.extend(copied.moved);
+        }
+        assert_eq!(found.len(), wanted.len());
+        for ((at, place), (from, to)) in wanted.into_iter().zip(found) {
+            assert_eq!((from, owner.rig.log.read(to).unwrap()), (place, owner.rig.kept[at].payload.clone().into()));
+            owner.rig.log.release(place);
+        }
+    }
+}
+
+/// A start after a kill: what is in memory stays as it was.
+fn start_again(owner: &mut Owner) {
+    owner.rig.log = Log::open_with(LARGE, &mut owner.rig.disk, &mut |_| {}, &mut |_, _, _| {}).unwrap().0;
+    owner.wanted.iter().for_each(|it| owner.rig.log.hold(it.place));
+}
+
+/// Erases all that is dead in a segment, in one step. How many pages were written, if anything was to be looked at.
+fn erase_in(owner: &mut Owner, cold: SegmentId) -> Option<u64> {
+    let keep = owner.wanted.iter().map(|it| (it.place.offset, it.place.len)).collect();
+    let erase = owner.rig.log.plan_erase(cold, keep)?;
+    let Ok(ColdDone::Erased(erase)) = ColdWork::Erase(erase).run(&mut owner.rig.disk) else { unreachable!() };
+    assert!(erase.is_done());
+    owner.rig.log.erased(&erase);
+    Some(erase.written() / 4096)
+}
+
+#[test]
+fn zeros_that_are_only_in_memory_at_a_start_are_written() {
+    for passes_cache in [true, false] {
+        let (mut owner, cold) = large_beside_dead();
+        owner.rig.disk.passes_cache = passes_cache;
+        let before = owner.rig.disk.contents(cold).unwrap();
+        assert_eq!(erase_in(&mut owner, cold), Some(4));
+        let after = owner.rig.disk.contents(cold).unwrap();
+        // A write-back of one page failed, and nobody was told.
+        let changed = (0..before.len()).filter(|at| before[*at] != after[*at]);
+        let changed: Vec<usize> = changed.filter(|at| (8 << 10..12 << 10).contains(at) || *at >= 24 << 10).collect();
+        for at in &changed {
+            owner.rig.disk.rot(cold, *at as u32, &before[*at..=*at]).unwrap();
+        }
+        let pages: std::collections::BTreeSet<usize> = changed.iter().map(|at| at / 4096).collect();
+        assert_eq!(owner.rig.disk.contents(cold).unwrap(), after, "nobody sees it");
+        start_again(&mut owner);
+        // Nothing else is written, where the disk itself can be asked; and it is asked once. Else all is that does not stay, also behind
+        // the last batch, for a start does not know where that is.
+        let all = (LARGE.segment_size >> 12) - 1 - 4;
+        let written = if passes_cache { pages.len() as u64 } else { u64::from(all) };
+        assert_eq!((erase_in(&mut owner, cold), erase_in(&mut owner, cold)), (Some(written), None));
+        let disk = owner.rig.disk.crash(&mut |_, _| false);
+        assert!(disk.contents(cold).unwrap() == after, "memory is passed: {passes_cache}");
+        assert!(!pages.is_empty() && pages.len() < 4, "{pages:?}");
+    }
+}
+
+#[test]
+fn zeros_that_were_not_flushed_before_a_start_are_flushed() {
+    let (mut owner, cold) = large_beside_dead();
+    let keep = owner.wanted.iter().map(|it| (it.place.offset, it.place.len)).collect();
+    let erase = owner.rig.log.plan_erase(cold, keep).unwrap();
+    owner.rig.disk.faults.flush = true;
+    // It is killed before the flush.
+    assert!(ColdWork::Erase(erase).run(&mut owner.rig.disk).is_err());
+    owner.rig.disk.faults = Default::default();
+    start_again(&mut owner);
+    erase_in(&mut owner, cold).unwrap();
+    owner.rig.disk = owner.rig.disk.crash(&mut |_, _| false);
+    assert_eq!(owner.on_disk(), [1, 3]);
+}
+
+#[test]
+fn what_rotted_beneath_what_is_wanted_is_not_what_is_written_beside_zeros() {
+    let (mut owner, cold) = large_beside_dead();
+    start_again(&mut owner);
+    // The first and the last byte of what is wanted share a page with something that is dead.
+    let place = owner.wanted[0].place;
+    for at in [place.offset, place.offset + place.len - 1] {
+        let was = owner.rig.disk.read(cold, at, 1).unwrap()[0];
+        owner.rig.disk.rot(cold, at, &[was ^ 1]).unwrap();
+    }
+    erase_in(&mut owner, cold).unwrap();
+    owner.check(&owner.rig.log);
+    owner.rig.disk = owner.rig.disk.crash(&mut |_, _| false);
+    assert_eq!(owner.on_disk(), [1, 3]);
+    start_again(&mut owner);
+    owner.check(&owner.rig.log);
 }
 
 #[test]

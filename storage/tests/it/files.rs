@@ -6,7 +6,7 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use whimbrel_storage::{ColdWork, Disk, FileDisk, Log, Loss, Rot, Rotten, SegmentId, Wanted};
+use whimbrel_storage::{ColdDone, ColdWork, Disk, FileDisk, Log, LogOptions, Loss, Rot, Rotten, SegmentId, Wanted};
 
 use crate::rig::{Kept, OPTIONS, open};
 
@@ -363,4 +363,56 @@ fn what_cannot_be_read_ends_no_process_that_moves_it() {
     let copy = log.plan_copy(&mut places).unwrap();
     let error = ColdWork::Copy(copy).run(&mut disk).unwrap_err();
     assert!(error.to_string().contains("0000000002.seg has 4096 bytes"), "{error}");
+}
+
+#[test]
+fn what_cannot_be_read_any_more_ends_no_process_that_erases_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = LogOptions { segment_size: 4 << 20, batch_max: 256 << 10, staging_max: 1 << 20, ..OPTIONS };
+    let mut disk = FileDisk::open(dir.path(), options.shard).unwrap();
+    let (mut log, _, _) = open(options, &mut disk).unwrap();
+    let mut places = VecDeque::new();
+    for index in 0..50 {
+        let place = log.append(&header(index), &[7; 50_000]).unwrap();
+        log.hold(place);
+        places.push_back(place);
+        while let Some(write) = log.next_write() {
+            disk.write(write.segment, write.offset as u32, write.batch.as_ref()).unwrap();
+            log.written(write.id);
+        }
+    }
+    while let Some(copy) = log.plan_copy(&mut places) {
+        let Ok(ColdDone::Copied(copied)) = ColdWork::Copy(copy).run(&mut disk) else { panic!("it can be written") };
+        assert_eq!(copied.rotten, []);
+        log.copied(&copied);
+    }
+    let ends = log.cold_ends();
+    log.settle(&ends);
+    let [(cold, _)] = ends[..] else { panic!("{ends:?}") };
+    let erase = log.plan_erase(cold, Vec::new()).unwrap();
+    let Ok(ColdDone::Erased(erase)) = ColdWork::Erase(erase).run(&mut disk) else { panic!("it can be read") };
+    assert!(erase.is_begun() && !erase.is_done());
+    // What was in memory when it began is not any more.
+    disk.file(cold).unwrap().set_len(4096).unwrap();
+    let error = ColdWork::Erase(erase).run(&mut disk).unwrap_err();
+    assert!(error.to_string().contains("has 4096 bytes"), "{error}");
+}
+
+#[test]
+fn pages_are_copied_from_memory_and_past_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut disk = FileDisk::open(dir.path(), 0).unwrap();
+    disk.create(SegmentId(1), 1 << 20).unwrap();
+    let written: Vec<u8> = (0..300_000u32).map(|at| (at / 7) as u8).collect();
+    disk.write(SegmentId(1), 8192, &written).unwrap();
+    for (from, len) in [(0, 4096), (4096, 8192), (8192, 262_144), (12_288, 1 << 19), (0, 1 << 20)] {
+        let (mut seen, mut stored) = (vec![1; len], vec![1; len]);
+        assert_eq!(disk.read_pages(SegmentId(1), from, &mut seen).unwrap(), []);
+        assert_eq!(seen, disk.open(SegmentId(1)).unwrap()[from as usize..from as usize + len]);
+        // Not every file system can.
+        if let Some(unreadable) = disk.read_stored(SegmentId(1), from, &mut stored).unwrap() {
+            assert_eq!(unreadable, []);
+            assert!(seen == stored, "{len} bytes from {from} on");
+        }
+    }
 }

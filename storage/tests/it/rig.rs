@@ -3,7 +3,7 @@
 use whimbrel_storage::ram::RamDisk;
 use whimbrel_storage::{
     AppendError, Disk, Location, Log, LogOptions, LogWrite, OpenError, RecordHeader, RecordKind, Recovered, Retired,
-    Wanted,
+    SegmentId, Wanted,
 };
 
 /// Small enough that a few dozen records roll through several segments.
@@ -171,6 +171,20 @@ impl Rig {
         let inside = |kept: &&Kept| (kept.location.segment, kept.location.offset) < (write.segment, end);
         self.kept.iter().take_while(inside).count()
     }
+}
+
+/// Three segments with batches and two spares; the power is off.
+pub(crate) fn three_segments() -> (Rig, RamDisk) {
+    let mut rig = Rig::new(OPTIONS);
+    for round in 0..4 {
+        rig.batch(&[40, 300 * round, 700]);
+        rig.batch(&[3000, 2500]);
+        rig.batch(&[5]);
+    }
+    assert_eq!(rig.kept.last().unwrap().location.segment, SegmentId(3));
+    rig.prepare();
+    let disk = rig.disk.crash(&mut |_, _| false);
+    (rig, disk)
 }
 
 /// Opens the log of a disk and lists what it holds.

@@ -5,21 +5,7 @@ use whimbrel_storage::{
     Disk, Location, LogOptions, Loss, OpenError, RecordHeader, RecordKind, Rot, RotReason, Rotten, SegmentId, Wanted,
 };
 
-use crate::rig::{Kept, OPTIONS, Random, Rig, image, open};
-
-/// Three segments with batches and two spares; the power is off.
-fn log() -> (Rig, RamDisk) {
-    let mut rig = Rig::new(OPTIONS);
-    for round in 0..4 {
-        rig.batch(&[40, 300 * round, 700]);
-        rig.batch(&[3000, 2500]);
-        rig.batch(&[5]);
-    }
-    assert_eq!(rig.kept.last().unwrap().location.segment, SegmentId(3));
-    rig.prepare();
-    let disk = rig.disk.crash(&mut |_, _| false);
-    (rig, disk)
-}
+use crate::rig::{Kept, OPTIONS, Random, Rig, image, open, three_segments};
 
 /// Where the batches lie: segment, first byte, end.
 fn batches(disk: &mut RamDisk) -> Vec<(SegmentId, u32, u32)> {
@@ -102,7 +88,7 @@ fn every_bit_of_an_earlier_batch_is_guarded_padding_included() {
 
 #[test]
 fn every_bit_of_the_last_batch_is_guarded() {
-    let (rig, mut disk) = log();
+    let (rig, mut disk) = three_segments();
     let &(segment, start, end) = batches(&mut disk).last().unwrap();
     for offset in start..end {
         let mut torn = disk.crash(&mut |_, _| false);
@@ -116,7 +102,7 @@ fn every_bit_of_the_last_batch_is_guarded() {
 
 #[test]
 fn rot_in_any_batch_but_the_last_costs_what_is_in_it_and_is_left_alone() {
-    let (rig, disk) = log();
+    let (rig, disk) = three_segments();
     let mut random = Random(5);
     let places = batches(&mut disk.crash(&mut |_, _| false));
     for &(segment, start, end) in &places[..places.len() - 1] {
@@ -149,7 +135,7 @@ fn rot_in_any_batch_but_the_last_costs_what_is_in_it_and_is_left_alone() {
 
 #[test]
 fn any_random_bit_of_the_whole_log_is_found() {
-    let (rig, disk) = log();
+    let (rig, disk) = three_segments();
     let mut random = Random(23);
     let &(last_segment, last, end) = batches(&mut disk.crash(&mut |_, _| false)).last().unwrap();
     for _ in 0..4_000 {
@@ -181,7 +167,7 @@ fn any_random_bit_of_the_whole_log_is_found() {
 
 #[test]
 fn every_bit_of_a_segments_header_page_is_guarded() {
-    let (rig, disk) = log();
+    let (rig, disk) = three_segments();
     for offset in 0..4096 {
         let mut rotten = disk.crash(&mut |_, _| false);
         rotten.flip_bit(SegmentId(2), offset, (offset % 8) as u8).unwrap();
@@ -231,7 +217,7 @@ fn put_aside(rig: &Rig, mut disk: RamDisk, spare: SegmentId) -> (u32, RotReason)
 
 #[test]
 fn what_may_be_part_of_a_batch_is_not_taken_for_a_damaged_spare_segment() {
-    let (_, disk) = log();
+    let (_, disk) = three_segments();
     let mut first = disk.crash(&mut |_, _| false);
     let (segment, start, _) = batches(&mut first)[0];
     let block = first.contents(segment).unwrap()[start as usize..start as usize + 4096].to_vec();
@@ -257,7 +243,7 @@ fn what_may_be_part_of_a_batch_is_not_taken_for_a_damaged_spare_segment() {
 
 #[test]
 fn a_lost_segment_costs_what_was_in_it_and_is_refused_where_the_log_may_end_in_it() {
-    let (rig, disk) = log();
+    let (rig, disk) = three_segments();
     for lost in 1..=4 {
         let mut disk = disk.crash(&mut |_, _| false);
         disk.lose(SegmentId(lost));
@@ -275,7 +261,7 @@ fn a_lost_segment_costs_what_was_in_it_and_is_refused_where_the_log_may_end_in_i
 
 #[test]
 fn a_batch_in_the_place_of_another_is_told() {
-    let (rig, disk) = log();
+    let (rig, disk) = three_segments();
     let places = batches(&mut disk.crash(&mut |_, _| false));
     let copy = |source: usize, (segment, offset): (SegmentId, u32)| {
         let (from, start, end) = places[source];
@@ -313,7 +299,7 @@ fn a_batch_of_another_history_is_told() {
 
 #[test]
 fn bytes_where_nothing_was_written_are_told_and_refused_where_the_log_may_go_on_in_them() {
-    let (rig, disk) = log();
+    let (rig, disk) = three_segments();
     // In a spare in which no torn batch begins, and in the unused end of a segment.
     let mut stray = disk.crash(&mut |_, _| false);
     stray.flip_bit(SegmentId(5), 20_000, 3).unwrap();
@@ -342,7 +328,7 @@ fn bytes_where_nothing_was_written_are_told_and_refused_where_the_log_may_go_on_
 #[test]
 fn a_payload_that_imitates_a_batch_is_only_a_payload() {
     // Somebody sends the bytes of a log as a message, placed so that they start a page of the batch that is torn.
-    let (_, other) = log();
+    let (_, other) = three_segments();
     let mut other = other.crash(&mut |_, _| false);
     let (segment, start, _) = batches(&mut other)[1];
     let forged = other.contents(segment).unwrap()[start as usize..start as usize + 3000].to_vec();
@@ -371,7 +357,7 @@ fn a_payload_that_imitates_a_batch_is_only_a_payload() {
 
 #[test]
 fn a_log_of_another_shard_or_size_is_refused_by_name() {
-    let (_, mut disk) = log();
+    let (_, mut disk) = three_segments();
     let mut options = OPTIONS;
     options.shard += 1;
     assert!(matches!(open(options, &mut disk), Err(OpenError::Foreign { shard: 3, .. })));

@@ -2,25 +2,14 @@
 //! where the log ends.
 
 use whimbrel_storage::ram::RamDisk;
-use whimbrel_storage::{Disk, Location, Log, Loss, OpenError, Recovered, Rot, RotReason, Rotten, SegmentId};
+use whimbrel_storage::{
+    Disk, Location, Log, Loss, OpenError, RecordHeader, RecordKind, Recovered, Rot, RotReason, Rotten, SegmentId,
+    check_segment,
+};
 
-use crate::rig::{Kept, OPTIONS, Rig, image, open};
+use crate::rig::{Kept, OPTIONS, Rig, image, open, three_segments};
 
 const PAGE: u32 = 4096;
-
-/// Three segments with batches and two spares; the power is off.
-fn log() -> (Rig, RamDisk) {
-    let mut rig = Rig::new(OPTIONS);
-    for round in 0..4 {
-        rig.batch(&[40, 300 * round, 700]);
-        rig.batch(&[3000, 2500]);
-        rig.batch(&[5]);
-    }
-    assert_eq!(rig.kept.last().unwrap().location.segment, SegmentId(3));
-    rig.prepare();
-    let disk = rig.disk.crash(&mut |_, _| false);
-    (rig, disk)
-}
 
 /// The same without a page.
 fn without(disk: &RamDisk, segment: SegmentId, page: u32) -> RamDisk {
@@ -62,7 +51,7 @@ fn tells_of(recovered: &Recovered, segment: SegmentId, page: u32) -> bool {
 
 #[test]
 fn any_page_of_a_log_is_told_and_nothing_is_cut_off() {
-    let (rig, disk) = log();
+    let (rig, disk) = three_segments();
     let last = SegmentId(3);
     let (mut told, mut refused) = (0, 0);
     for segment in (1..=5).map(SegmentId) {
@@ -98,7 +87,7 @@ fn any_page_of_a_log_is_told_and_nothing_is_cut_off() {
 
 #[test]
 fn with_the_bytes_back_all_of_it_is_there() {
-    let (rig, disk) = log();
+    let (rig, disk) = three_segments();
     let mut lost = without(&disk, SegmentId(2), 2);
     let was = disk.contents(SegmentId(2)).unwrap();
     let (_, recovered, found) = open(OPTIONS, &mut lost).unwrap();
@@ -121,7 +110,7 @@ fn checkpoint(rig: &mut Rig) {
 
 #[test]
 fn what_lies_before_the_position_is_told_too() {
-    let (mut rig, _) = log();
+    let (mut rig, _) = three_segments();
     checkpoint(&mut rig);
     let at = rig.log.position();
     let disk = rig.disk.crash(&mut |_, _| false);
@@ -141,7 +130,7 @@ fn what_lies_before_the_position_is_told_too() {
 
 #[test]
 fn a_first_page_without_a_batch_behind_it_is_known_by_the_checkpoint_that_goes_on_there() {
-    let (mut rig, _) = log();
+    let (mut rig, _) = three_segments();
     rig.log.seal();
     checkpoint(&mut rig);
     let at = rig.log.position();
@@ -156,5 +145,48 @@ fn a_first_page_without_a_batch_behind_it_is_known_by_the_checkpoint_that_goes_o
         let [Rotten { rot, after: None }] = recovered.rot[..] else { panic!("{:?}", recovered.rot) };
         assert_eq!((rot.segment, rot.offset, rot.reason, rot.loss), (at.segment, 0, reason, Loss::Nothing));
         assert_eq!(log.position(), at);
+    }
+}
+
+#[test]
+fn a_page_of_zeros_that_is_lost_is_looked_at_by_nobody_until_it_is_read_again() {
+    // Its bytes are known, for the checksum holds with zeros; but its page is not there to be looked at.
+    let mut rig = Rig::new(OPTIONS);
+    let header = |index| RecordHeader { kind: RecordKind::Entry, partition: 1, term: 1, index };
+    let append = |rig: &mut Rig, payload: &[u8]| {
+        let location = rig.log.append(&header(rig.kept.len() as u64 + 1), payload).unwrap();
+        rig.kept.push(Kept { header: header(rig.kept.len() as u64 + 1), location, payload: payload.to_vec() });
+    };
+    append(&mut rig, &[5; 100]);
+    append(&mut rig, &[0; 7500]);
+    rig.settle();
+    append(&mut rig, &[6; 100]);
+    rig.settle();
+    let (small, zeros) = (rig.kept[0].location, rig.kept[1].location);
+    let page = 2;
+    assert!((zeros.offset..zeros.offset + zeros.len).contains(&(page * PAGE)));
+    for is_before_position in [false, true] {
+        if is_before_position {
+            rig.log.seal();
+            checkpoint(&mut rig);
+            checkpoint(&mut rig);
+        }
+        let mut lost = without(&rig.disk.crash(&mut |_, _| false), SegmentId(1), page);
+        let (mut log, recovered) = Log::open(OPTIONS, &mut lost, &mut |_, _, _| {}).unwrap();
+        if is_before_position {
+            // Whoever wants to look there has it read in.
+            let is = log.segment_is(SegmentId(1)).unwrap();
+            let partly = lost.read_in(SegmentId(1), &log.mapping(SegmentId(1)).unwrap()).unwrap().unwrap();
+            let checked = check_segment(&is, &mut { partly });
+            assert!(checked.lost(zeros).is_none(), "nothing is lost by it");
+            log.was_read(SegmentId(1), &checked.unreadable());
+            log.warmed(SegmentId(1), checked.end);
+        } else {
+            assert!(tells_of(&recovered, SegmentId(1), page), "{:?}", recovered.rot);
+        }
+        assert!(log.is_warm(zeros) && log.read(zeros).is_none(), "a look at it would end the process");
+        assert_eq!(log.read(small).unwrap(), [5; 100][..]);
+        log.was_read(SegmentId(1), &[]);
+        assert_eq!(log.read(zeros).unwrap(), [0; 7500][..]);
     }
 }

@@ -10,7 +10,7 @@ use std::thread;
 use bytes::Bytes;
 use whimbrel_core::Input;
 use whimbrel_core::ids::ShardId;
-use whimbrel_storage::{Checked, FileDisk, Loss, Rot, RotReason, SegmentIs, check_segment};
+use whimbrel_storage::{Checked, FileDisk, FileSource, Loss, Rot, RotReason, SegmentIs, check_segment};
 
 use super::segments::Done;
 use super::sleep::Waker;
@@ -37,10 +37,10 @@ pub(super) fn start(shard: ShardId, disk: FileDisk, done: Sender<Done>, waker: W
             tracing::debug!(%error, "cannot make the scrubber nice");
         }
         for Scrubbing { is, mapping } in jobs {
-            let mut checked = check_file(&disk, &is, Some(PACE));
+            let mut checked = check(&disk, &is, disk.source(&is, Some(PACE)));
             if !checked.rot.is_empty() {
                 // What is there a second time is there.
-                checked = check_file(&disk, &is, Some(PACE));
+                checked = check(&disk, &is, disk.source(&is, Some(PACE)));
             }
             drop(mapping);
             if done.send(Input::Scrubbed { checked }).is_err() {
@@ -53,8 +53,8 @@ pub(super) fn start(shard: ShardId, disk: FileDisk, done: Sender<Done>, waker: W
 }
 
 /// Checks a segment by its file.
-pub(super) fn check_file(disk: &FileDisk, is: &SegmentIs, pace: Option<u64>) -> Checked {
-    match disk.source(is, pace) {
+pub(super) fn check(disk: &FileDisk, is: &SegmentIs, source: io::Result<FileSource>) -> Checked {
+    match source {
         Ok(mut source) => check_segment(is, &mut source),
         Err(error) => {
             tracing::error!(path = %disk.path(is.id).display(), %error, "cannot open a segment of the log to check it");

@@ -18,8 +18,7 @@ use bytes::Bytes;
 use whimbrel_core::Input;
 use whimbrel_core::ids::ShardId;
 use whimbrel_storage::{
-    CHECKPOINT_MAGIC, ColdWork, FileDisk, Memory, Position, Retired, SegmentId, SegmentIs, ZEROS_BYTES, check_segment,
-    read_in,
+    CHECKPOINT_MAGIC, ColdWork, FileDisk, Position, Retired, SegmentId, SegmentIs, ZEROS_BYTES, read_in,
 };
 
 use super::scrub::{self, Scrubbing};
@@ -376,14 +375,12 @@ impl Keeper {
     fn work(&mut self, job: Keeping) -> Option<Done> {
         match job {
             Keeping::ReadIn(is, mapping) => {
-                let checked = match read_in(&mapping) {
-                    Ok(()) => check_segment(&is, &mut Memory(&mapping)),
-                    // A look at a page that cannot be read would end the process; the file says which ones these are.
-                    Err(error) => {
-                        tracing::error!(segment = is.id.0, %error, "cannot read a segment in; check the disk (dmesg, smartctl)");
-                        scrub::check_file(&self.disk, &is, None)
-                    }
-                };
+                // A look at a page that cannot be read would end the process, and one that was read may be gone again by then: so the
+                // file is checked, from memory where it is there. Before it its pages are mapped, for whoever looks next.
+                if let Err(error) = read_in(&mapping) {
+                    tracing::error!(segment = is.id.0, %error, "cannot read a segment in; check the disk (dmesg, smartctl)");
+                }
+                let checked = scrub::check(&self.disk, &is, self.disk.cached_source(&is));
                 Some(Input::ReadIn { checked })
             }
             Keeping::Cold(work) => Some(match work.run(&mut self.disk) {
