@@ -2,7 +2,7 @@
 
 use whimbrel_core::io::ShardConfig;
 use whimbrel_core::{OpenError, Shard};
-use whimbrel_storage::{Disk, LogOptions, RotReason, Rotten};
+use whimbrel_storage::{Disk, LogOptions, RotReason, Rotten, SegmentId};
 
 use crate::bottom::Bottom;
 use crate::check::{Check, Violation};
@@ -12,7 +12,11 @@ use crate::ending::try_flips;
 /// Reads of a start of which one may fail.
 const READS: u64 = 8;
 
-/// Opens a shard. A damaged disk is noticed, and then as good as it was; where it cannot be read it can the next time.
+/// How often a log does not open where there is rot, beside the logs of other shards.
+const SHUT_PER_MILLE: u64 = 60;
+
+/// Opens a shard. A damaged disk is noticed, and then as good as it was, for the next start at the latest; where it cannot be read it
+/// can the next time.
 pub(crate) fn boot(
     config: &ShardConfig,
     options: LogOptions,
@@ -26,6 +30,12 @@ pub(crate) fn boot(
         }
         b.stats.misdirected_noticed += 1;
         disk.ram = undamaged;
+    }
+    disk.shut = false;
+    if !b.healed && b.weather.rots_per_mille > 0 && config.shards > 1 && b.rots.rng.per_mille(SHUT_PER_MILLE) {
+        if let Some(shard) = shut(config, options, disk, b)? {
+            return Ok(shard);
+        }
     }
     try_flips(config, options, disk, b)?;
     let has_end = disk.ram.read_end().is_ok_and(|end| end.is_some());
@@ -55,6 +65,38 @@ pub(crate) fn boot(
         }
     }
     Ok(shard)
+}
+
+/// The log has lost where it begins, until the next start: the shard is without it, and its disk stays as it is. `None` where
+/// a start would not miss it.
+fn shut(
+    config: &ShardConfig,
+    options: LogOptions,
+    disk: &mut SimDisk,
+    b: &mut Bottom,
+) -> Result<Option<Shard>, Violation> {
+    let first = disk.newest_position().map_or(SegmentId::FIRST, |position| position.segment);
+    if !disk.may_rot() || disk.ram.segments().all(|id| id != first) {
+        return Ok(None);
+    }
+    let mut damaged = disk.ram.crash(&mut |_, _| true);
+    damaged.lose(first);
+    let start = |text: String| Violation::new(Check::Start, format!("shard {}: {text}", config.shard));
+    match Shard::open(config.clone(), options, &mut damaged) {
+        Err(error) if error.is_damage() => {}
+        Err(error) => return Err(start(format!("what is lost is not met as damage: {error}"))),
+        // Without a checkpoint, and without any segment, it is a new log.
+        Ok(shard) if shard.recovered().records == 0 => return Ok(None),
+        Ok(_) => return Err(start("starts although its log has no beginning".into())),
+    }
+    disk.shut = true;
+    b.stats.shut += 1;
+    let partitions = (config.shard.0..config.partitions).step_by(usize::from(config.shards));
+    for partition in partitions {
+        b.rots.in_repair.insert(partition);
+        b.rots.ever.insert(partition);
+    }
+    Shard::shut(config.clone(), options).map(Some).map_err(|error| start(error.to_string()))
 }
 
 /// Whether a start has found out that the disk does not hold what was written.

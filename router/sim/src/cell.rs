@@ -332,6 +332,20 @@ impl Cell {
     }
 
     fn carry_out_one(&mut self, effect: Effect, b: &mut Bottom, shared: &mut Shared) -> Result<(), Violation> {
+        let wants_disk = matches!(
+            effect,
+            Effect::WriteLog(_)
+                | Effect::PrepareSegment { .. }
+                | Effect::RemoveSegment(_)
+                | Effect::Checkpoint { .. }
+                | Effect::Scrub { .. }
+                | Effect::Cold(_)
+                | Effect::ReadIn { .. }
+        );
+        if self.disk.shut && wants_disk {
+            let text = format!("shard {} has no log, and wants something of its disk", self.id);
+            return Err(Violation::new(Check::Start, text));
+        }
         match effect {
             Effect::Send { conn, head, payload } => {
                 let mut bytes = self.effects.bytes[head].to_vec();

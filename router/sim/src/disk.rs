@@ -31,6 +31,8 @@ pub(crate) struct SimDisk {
     astray: Option<Astray>,
     /// The disk as it would be without one that was shown: what is restored once it was noticed.
     pub(crate) undamaged: Option<RamDisk>,
+    /// Its log did not open at the last start, and its shard is without one.
+    pub(crate) shut: bool,
     /// A segment that was reported although the disk has no bytes for it.
     unbacked: Option<SegmentId>,
     /// What is damaged in a segment that nobody writes any more.
@@ -64,6 +66,7 @@ impl SimDisk {
             lied: false,
             astray: None,
             undamaged: None,
+            shut: false,
             unbacked: None,
             damage: None,
             cached: BTreeSet::new(),
@@ -226,8 +229,8 @@ impl SimDisk {
         }
     }
 
-    fn may_rot(&self) -> bool {
-        self.damage.is_none() && self.astray.is_none() && self.undamaged.is_none() && !self.lied
+    pub(crate) fn may_rot(&self) -> bool {
+        !self.shut && self.damage.is_none() && self.astray.is_none() && self.undamaged.is_none() && !self.lied
     }
 
     fn note_damage(&self, b: &mut Bottom) {
@@ -249,6 +252,7 @@ impl SimDisk {
 
     /// The bytes are back.
     pub(crate) fn mend(&mut self, b: &mut Bottom) {
+        self.shut = false;
         if let Some(damage) = self.damage.take() {
             b.stats.rots_noticed += u64::from(damage.is_noticed);
             b.stats.rots_gone += u64::from(damage.is_gone);

@@ -165,7 +165,7 @@ impl Node {
 
     /// Something is damaged.
     pub(crate) fn is_damaged(&self) -> bool {
-        self.cells.iter().any(|cell| cell.disk.damage.is_some())
+        self.cells.iter().any(|cell| cell.disk.damage.is_some() || cell.disk.shut)
     }
 
     /// Something is damaged in the log itself, and no shard has said so.

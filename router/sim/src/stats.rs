@@ -87,6 +87,8 @@ stats! {
     misdirected,
     /// Starts that noticed it.
     misdirected_noticed,
+    /// Starts of a shard whose log does not open, beside others that serve.
+    shut,
     /// Segments in which something rotted while the node ran.
     rots,
     /// Those of which a page could not be read.

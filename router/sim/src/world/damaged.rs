@@ -55,7 +55,7 @@ impl World {
     }
 
     fn is_damaged(&self) -> bool {
-        let is_down = |(_, disks): &(u64, Vec<SimDisk>)| disks.iter().any(|disk| disk.damage.is_some());
+        let is_down = |(_, disks): &(u64, Vec<SimDisk>)| disks.iter().any(|disk| disk.damage.is_some() || disk.shut);
         self.node.as_ref().is_some_and(Node::is_damaged) || self.down.as_ref().is_some_and(is_down)
     }
 
