@@ -8,6 +8,7 @@ mod serve;
 mod shell;
 mod token;
 mod tuning;
+mod units;
 
 fn main() -> std::process::ExitCode {
     cli::main(std::env::args_os())

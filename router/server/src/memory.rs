@@ -6,7 +6,7 @@ use anyhow::bail;
 use whimbrel_storage::LogOptions;
 use whimbrel_tune::machine::Machine;
 
-use crate::config::print_size;
+use crate::units::print_size;
 
 /// So much of what the process may use is for what it has written or read last: the rest is for what the program has itself, and for
 /// the segments that are written and made.

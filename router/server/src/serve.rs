@@ -24,11 +24,12 @@ use whimbrel_storage::{Asked, DataDir, LogOptions, Shape};
 use whimbrel_tune::machine::Machine;
 
 use crate::admin::{About, Admin, Node, place};
-use crate::config::{Cpus, LogFormat, Settings, print_size};
+use crate::config::{Cpus, LogFormat, Settings};
 use crate::memory;
 use crate::shell::{self, ShardStart, Shards, Told};
 use crate::token;
 use crate::tuning;
+use crate::units::print_size;
 
 /// Exit code of a bug: an assertion failed.
 const EXIT_BUG: i32 = 70;
