@@ -211,6 +211,21 @@ fn a_place_that_nobody_was_told_of_is_a_gap() {
 }
 
 #[test]
+fn what_is_only_said_to_be_stored_already_has_one_of_the_places_that_nobody_was_told_of() {
+    let mut model = Model::default();
+    let alice = model.add_user("alice".into());
+    let device = model.add_device(alice, 1);
+    let wish = model.wish(device, true, "", vec![alice]);
+    model.found(wish, CHAT).unwrap();
+    (1..=3).for_each(|n| model.send(device, CHAT, n, &[n as u8; 16]));
+    model.sent(device, CHAT, 1, None).unwrap();
+    model.sent(device, CHAT, 2, Some((3, 3))).unwrap();
+    model.complete().unwrap();
+    model.sent(device, CHAT, 3, Some((5, 5))).unwrap();
+    assert_eq!(check(model.complete()), Check::Gap);
+}
+
+#[test]
 fn more_than_the_credit_is_too_much() {
     let mut model = world();
     model.acked(BOB, 1);
