@@ -99,8 +99,8 @@ impl Erase {
         self.below
     }
 
-    /// What of it could not be read, and may be something that is dead.
-    pub(crate) fn unreadable(&self) -> &[Range<u32>] {
+    /// What of it could not be read so far, and may be something that is dead.
+    pub fn unreadable(&self) -> &[Range<u32>] {
         &self.unreadable
     }
 

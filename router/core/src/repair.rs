@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 
-use whimbrel_storage::{Checked, Location, Rot, RotReason, SegmentId};
+use whimbrel_storage::{Checked, Location, Loss, Rot, RotReason, SegmentId};
 use whimbrel_wire::{Code, Kind};
 
 use crate::conn::Stage;
@@ -186,7 +186,10 @@ impl Shard {
             return;
         }
         let mut checked = checked;
-        let rots = std::mem::take(&mut checked.rot).into_iter().collect();
+        // In a cold segment zeros in the place of a payload hold, as one that is erased: what it was is not known.
+        let is_unknown = |rot: &Rot| segment.is_cold() && rot.reason == RotReason::Unreadable;
+        let rots = std::mem::take(&mut checked.rot).into_iter();
+        let rots = rots.map(|rot| if is_unknown(&rot) { Rot { loss: Loss::Unknown, ..rot } } else { rot }).collect();
         // In a cold one behind the end that was found there may be more by now.
         self.learn_of(fx, &rots, |place| if segment.is_cold() { None } else { checked.lost(place) });
     }

@@ -371,6 +371,33 @@ fn a_table_that_has_changed_on_the_disk_since_it_was_checked_is_not_believed() {
 }
 
 #[test]
+fn zeros_of_a_page_that_cannot_be_read_do_not_pass_for_what_is_erased() {
+    let mut node = Node::start(RamDisk::new(0, 7));
+    let (alice, bob) = (node.log_in(0, "alice"), node.log_in(1, "bob"));
+    (0..20).for_each(|_| node.turn(2000));
+    let chat = node.pair(alice, "alice", "bob");
+    node.tell(Input::Disconnected { conn: bob });
+    for number in 1..=20 {
+        node.send(alice, chat, number);
+        node.turn(2000);
+    }
+    (0..60).for_each(|_| node.turn(if node.shard.is_imaging() { 110_000 } else { STEP_US / 2 }));
+    let cold = node.disk.segments().find(|id| id.is_cold()).unwrap();
+    let bytes = node.disk.contents(cold).unwrap();
+    let at = bytes.windows(96).position(|window| window == payload_of(7)).unwrap() as u32;
+    // What a check says of a page if all records hold with zeros there.
+    let (reason, loss) = (RotReason::Unreadable, Loss::Nothing);
+    for (offset, in_repair) in [(at / 4096 * 4096, 1), (SEGMENT_BYTES - 4096, 0)] {
+        let mut after = Node::start(node.disk.crash(&mut |_, _| false));
+        let rot = Rot { segment: cold, offset, bytes: 4096, reason, loss };
+        after.tell(Input::ReadIn {
+            checked: Checked { segment: cold, end: SEGMENT_BYTES, rot: vec![rot], ..Checked::default() },
+        });
+        assert_eq!(after.shard.in_repair().count(), in_repair, "{rot:?}");
+    }
+}
+
+#[test]
 fn a_segment_that_ends_too_early_before_its_partition_serves_is_not_forgotten() {
     let mut node = Node::start(RamDisk::new(0, 8));
     let (alice, bob) = (node.log_in(0, "alice"), node.log_in(1, "bob"));

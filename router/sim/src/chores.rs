@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops::Range;
 
 use bytes::Bytes;
 use whimbrel_core::io::Input;
@@ -204,7 +205,17 @@ impl Chores {
 /// What moves, erases or sorts, where disks fail.
 const COLD_FAILS_PER_MILLE: u64 = 400;
 
+/// How often a disk that rots does not give a page any more of what is about to be erased.
+const ERASED_LOST_PER_MILLE: u64 = 500;
+
 fn cold(work: ColdWork, disk: &mut SimDisk, b: &mut Bottom) -> Input<'static> {
+    if let ColdWork::Erase(erase) = &work
+        && !b.healed
+        && b.weather.rots_per_mille > 0
+        && b.rots.rng.per_mille(ERASED_LOST_PER_MILLE)
+    {
+        disk.lose_cold_page(erase.segment(), b);
+    }
     disk.evict(300, b);
     // Most of it comes when all faults have ended: what comes before fails often, where any such chore does.
     let fails_at_all = b.weather.checkpoint_fails_per_mille + b.weather.prepare_fails_per_mille > 0;
@@ -219,7 +230,10 @@ fn cold(work: ColdWork, disk: &mut SimDisk, b: &mut Bottom) -> Input<'static> {
         Ok(done) => {
             match &done {
                 ColdDone::Copied(copied) => b.stats.moved += copied.moved.len() as u64,
-                ColdDone::Erased(_) => b.stats.erased += 1,
+                ColdDone::Erased(erase) => {
+                    b.stats.erased += 1;
+                    b.stats.erased_beside_lost += u64::from(!erase.unreadable().is_empty());
+                }
                 ColdDone::Sorted(_) => b.stats.sorted += 1,
             }
             Input::ColdDone(Box::new(done))
@@ -253,6 +267,14 @@ impl Disk for Unflushed<'_> {
 
     fn open(&mut self, id: SegmentId) -> io::Result<Bytes> {
         self.disk.ram.open(id)
+    }
+
+    fn read_pages(&mut self, id: SegmentId, from: u32, bytes: &mut [u8]) -> io::Result<Vec<Range<u32>>> {
+        self.disk.ram.read_pages(id, from, bytes)
+    }
+
+    fn read_stored(&mut self, id: SegmentId, from: u32, bytes: &mut [u8]) -> io::Result<Option<Vec<Range<u32>>>> {
+        self.disk.ram.read_stored(id, from, bytes)
     }
 
     fn write(&mut self, id: SegmentId, offset: u32, bytes: &[u8]) -> io::Result<()> {

@@ -229,6 +229,14 @@ impl SimDisk {
         }
     }
 
+    /// The disk does not give a page of a cold segment any more, in which something is about to be erased.
+    pub(crate) fn lose_cold_page(&mut self, id: SegmentId, b: &mut Bottom) {
+        if self.may_rot() && !self.cached.contains(&id) {
+            self.damage = Damage::of_cold(&mut self.ram, &mut b.rots.rng, id);
+            self.note_damage(b);
+        }
+    }
+
     pub(crate) fn may_rot(&self) -> bool {
         !self.shut && self.damage.is_none() && self.astray.is_none() && self.undamaged.is_none() && !self.lied
     }

@@ -9,7 +9,7 @@ use std::fmt;
 use std::ops::Range;
 
 use whimbrel_core::{Shard, Trouble};
-use whimbrel_storage::inspect::{BatchFound, Part, SegmentFacts, parts};
+use whimbrel_storage::inspect::{BatchFound, Part, RecordFound, SegmentFacts, parts};
 use whimbrel_storage::limits::PAGE_BYTES;
 use whimbrel_storage::ram::RamDisk;
 use whimbrel_storage::{
@@ -46,6 +46,8 @@ pub(crate) struct Damage {
     lost: Vec<(u16, Range<u32>)>,
     /// The disk does not give this page.
     pub(crate) unreadable: Option<Range<u32>>,
+    /// Who has something there, be it zeros: he may be in repair.
+    beside: BTreeSet<u16>,
     /// Whose they were is not written anywhere any more.
     is_unknown: bool,
     /// Who else may be in repair since the last start: of whom nothing shows that he lost nothing.
@@ -83,6 +85,11 @@ impl Damage {
         Damage::of(ram, rng, &ids, 1000)
     }
 
+    /// Takes a page away from a cold segment that is not in memory.
+    pub(crate) fn of_cold(ram: &mut RamDisk, rng: &mut Rng, id: SegmentId) -> Option<Damage> {
+        if is_closed(ram, id) { Damage::of(ram, rng, &[id], 1000) } else { None }
+    }
+
     fn of(ram: &mut RamDisk, rng: &mut Rng, ids: &[SegmentId], unreadable_per_mille: u64) -> Option<Damage> {
         if ids.is_empty() {
             return None;
@@ -92,7 +99,9 @@ impl Damage {
         let batches = batches(&good);
         let batch = batches.get(rng.index(batches.len()))?;
         let mut unreadable = None;
-        let bytes = if !segment.is_cold() && rng.per_mille(unreadable_per_mille) {
+        // A page of a cold one that is in memory would be there again once something beside it is erased.
+        let can_lose = !segment.is_cold() || unreadable_per_mille == 1000;
+        let bytes = if can_lose && rng.per_mille(unreadable_per_mille) {
             let page =
                 batch.offset + rng.below(u64::from((batch.end() - batch.offset) / PAGE_BYTES)) as u32 * PAGE_BYTES;
             unreadable = Some(page..page + PAGE_BYTES);
@@ -116,14 +125,36 @@ impl Damage {
         }
         if let Some(page) = &unreadable {
             ram.lose_page(segment, page.start).ok()?;
+            if segment.is_cold() {
+                ram.evict(segment);
+            }
         }
         let in_head = bytes[0].0 < PAGE_BYTES;
         let around = if in_head { 0..PAGE_BYTES } else { batch.offset..batch.end() };
         let (lost, is_unknown) = if in_head { (Vec::new(), false) } else { losses(batch, &bytes) };
+        let on_page = |record: &RecordFound<'_>, page: &Range<u32>| {
+            let from = record.offset + RECORD_HEADER_BYTES;
+            from < page.end && page.start < from + record.payload.len() as u32
+        };
+        let page = unreadable.iter();
+        let beside = page.flat_map(|page| batch.records().flatten().filter(|record| on_page(record, page)));
+        let beside = beside.map(|record| record.header.partition).collect();
         let batch = (!in_head && !segment.is_cold()).then_some(batch.number);
         let unproven = BTreeSet::new();
         let (is_noticed, is_gone) = (false, false);
-        Some(Damage { segment, bytes, around, batch, lost, unreadable, is_unknown, unproven, is_noticed, is_gone })
+        Some(Damage {
+            segment,
+            bytes,
+            around,
+            batch,
+            lost,
+            unreadable,
+            beside,
+            is_unknown,
+            unproven,
+            is_noticed,
+            is_gone,
+        })
     }
 
     /// Whether it is what a shard tells of.
@@ -132,7 +163,8 @@ impl Damage {
             Trouble::Rot(rot) => self.is(rot),
             Trouble::Repair(repair) => {
                 let partition = repair.partition.0;
-                self.lost.iter().any(|(lost, _)| *lost == partition) || self.unproven.contains(&partition)
+                let others = self.unproven.contains(&partition) || self.beside.contains(&partition);
+                others || self.lost.iter().any(|(lost, _)| *lost == partition)
             }
         }
     }
@@ -212,7 +244,8 @@ fn is_closed(ram: &RamDisk, id: SegmentId) -> bool {
     let is_whole = |id: SegmentId| {
         ram.contents(id).is_some_and(|bytes| batches(&bytes).first().is_some_and(|first| first.fault().is_none()))
     };
-    begins(id) && (id.is_cold() || is_whole(next) && is_durable())
+    let is_flushed = || ram.unflushed().all(|(segment, _)| segment != id);
+    begins(id) && if id.is_cold() { is_flushed() } else { is_whole(next) && is_durable() }
 }
 
 /// The batches of a segment.

@@ -125,6 +125,8 @@ stats! {
     moved,
     /// Steps of erasing what is dead in them.
     erased,
+    /// Those that left a page alone which the disk did not give.
+    erased_beside_lost,
     /// Lists of what waits that were sorted off the core.
     sorted,
     /// Lists that were not, for the work on them failed.

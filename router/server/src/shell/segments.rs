@@ -471,6 +471,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_segment_that_is_read_in_is_checked_by_its_file() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let disk = FileDisk::open(dir.path(), 0).expect("a disk");
+        let is = SegmentIs { shard: 0, id: SegmentId(1), size_bytes: 64 << 10, generation: None };
+        disk.create_segment(is.id, is.size_bytes, || None).expect("a segment");
+        // Nobody looks at what it is given, which stands for pages that are gone again: in them there is no segment.
+        let mapping = Bytes::from(vec![0; is.size_bytes as usize]);
+        let mut keeper =
+            Keeper { disk, writing: None, written_bytes: 0, reserve_bytes: 0, failures: 0, cold_failures: 0 };
+        let done = keeper.work(Keeping::ReadIn(is, mapping));
+        let Some(Input::ReadIn { checked }) = done else { panic!("it is answered") };
+        assert_eq!((checked.segment, checked.bytes, &checked.rot[..]), (is.id, u64::from(is.size_bytes), &[][..]));
+    }
+
+    #[test]
     fn a_segment_is_made_within_the_time_that_the_log_takes_for_one() {
         let (size, pieces, most) = (64 << 20, 256, Duration::from_secs(10));
         assert_eq!(pause(Duration::ZERO, most, size), None, "the first ones are wanted at once");
