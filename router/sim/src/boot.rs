@@ -32,10 +32,12 @@ pub(crate) fn boot(
         disk.ram = undamaged;
     }
     disk.shut = false;
-    if !b.healed && b.weather.rots_per_mille > 0 && config.shards > 1 && b.rots.rng.per_mille(SHUT_PER_MILLE) {
-        if let Some(shard) = shut(config, options, disk, b)? {
-            return Ok(shard);
-        }
+    let may_be_shut = !b.healed && b.weather.rots_per_mille > 0 && config.shards > 1;
+    if may_be_shut
+        && b.rots.rng.per_mille(SHUT_PER_MILLE)
+        && let Some(shard) = shut(config, options, disk, b)?
+    {
+        return Ok(shard);
     }
     try_flips(config, options, disk, b)?;
     let has_end = disk.ram.read_end().is_ok_and(|end| end.is_some());

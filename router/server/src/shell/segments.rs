@@ -478,8 +478,9 @@ mod tests {
         disk.create_segment(is.id, is.size_bytes, || None).expect("a segment");
         // Nobody looks at what it is given, which stands for pages that are gone again: in them there is no segment.
         let mapping = Bytes::from(vec![0; is.size_bytes as usize]);
+        let (making, _jobs) = mpsc::channel();
         let mut keeper =
-            Keeper { disk, writing: None, written_bytes: 0, reserve_bytes: 0, failures: 0, cold_failures: 0 };
+            Keeper { disk, writing: None, written_bytes: 0, reserve_bytes: 0, failures: 0, cold_failures: 0, making };
         let done = keeper.work(Keeping::ReadIn(is, mapping));
         let Some(Input::ReadIn { checked }) = done else { panic!("it is answered") };
         assert_eq!((checked.segment, checked.bytes, &checked.rot[..]), (is.id, u64::from(is.size_bytes), &[][..]));
