@@ -199,11 +199,12 @@ fn each_payload(
     mut each: impl FnMut(Location, Option<(RecordHeader, &[u8])>),
 ) -> io::Result<()> {
     let mut left = places.iter().copied().peekable();
-    // Where the batch ends that was gone through last.
+    // Where the batch ends that was gone through last, or before which there is no header of one that was not.
     let mut done = FIRST_BATCH_OFFSET;
     while let Some(next) = left.next() {
         let Some(header) = batch_around(pages, next, done)? else {
-            // Rot, for what waits is in a batch.
+            // Rot, for what waits is in a batch. Up to this page nothing has to be looked for again.
+            done = done.max(next.offset / PAGE_BYTES * PAGE_BYTES + PAGE_BYTES);
             each(next, None);
             continue;
         };
@@ -416,6 +417,7 @@ impl Cold {
             self.tail = Some((copied.segment, FIRST_BATCH_OFFSET, 1));
         }
         if let (Some(it), Some(tail)) = (self.list.get_mut(&copied.segment), &mut self.tail) {
+            it.segment.was_written(it.end..it.end + copied.padded);
             it.end += copied.padded;
             it.payloads = it.payloads.map(|payloads| payloads + copied.moved.len());
             tail.1 += copied.padded;

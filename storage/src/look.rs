@@ -125,7 +125,12 @@ pub(crate) fn put_aside_in(directory: &Path) -> io::Result<Vec<PutAside>> {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
         if is_aside(&name) {
-            found.push(PutAside { name, bytes: entry.metadata()?.len() });
+            match entry.metadata() {
+                Ok(metadata) => found.push(PutAside { name, bytes: metadata.len() }),
+                // Whoever was told of it has just removed it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
         }
     }
     found.sort_unstable_by(|one, other| one.name.cmp(&other.name));

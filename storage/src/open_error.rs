@@ -118,10 +118,7 @@ impl OpenError {
         match self {
             OpenError::Rot { .. } => true,
             OpenError::Checkpoint { reason, .. } => !matches!(reason, BadCheckpoint::Format(_)),
-            OpenError::Io { source, .. } | OpenError::CheckpointIo { source, .. } => matches!(
-                source.raw_os_error().map(Errno::from_raw_os_error),
-                Some(Errno::IO | Errno::UCLEAN | Errno::BADMSG)
-            ),
+            OpenError::Io { source, .. } | OpenError::CheckpointIo { source, .. } => is_damage(source),
             OpenError::Options(_)
             | OpenError::Write { .. }
             | OpenError::CheckpointAside { .. }
@@ -130,4 +127,9 @@ impl OpenError {
             | OpenError::Foreign { .. } => false,
         }
     }
+}
+
+/// Whether a disk says that it does not have what it should give.
+pub(crate) fn is_damage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error().map(Errno::from_raw_os_error), Some(Errno::IO | Errno::UCLEAN | Errno::BADMSG))
 }

@@ -17,7 +17,7 @@ use crate::rot::{Loss, Rot, RotReason};
 use crate::scrub::{self, Partly, SegmentIs};
 use crate::segments::Segment;
 use crate::walk::Walk;
-use crate::{Disk, Location, Log, LogOptions, OpenError, RecordHeader, SegmentId, end};
+use crate::{Disk, Location, Log, LogOptions, OpenError, RecordHeader, SegmentId, end, open_error};
 
 /// What opening a log found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -258,7 +258,11 @@ fn ends_at(
     position: Position,
     walked: &Views,
 ) -> Result<Option<Partly>, OpenError> {
-    let mark = disk.read_end().map_err(|source| OpenError::End { source })?;
+    let mark = match disk.read_end() {
+        // By one that the disk does not give nothing is known, as by none.
+        Err(error) if open_error::is_damage(&error) => None,
+        other => other.map_err(|source| OpenError::End { source })?,
+    };
     let end = mark.and_then(|mark| end::decode(&mark, options.shard));
     if end != Some(position) {
         return Ok(None);

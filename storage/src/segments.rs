@@ -103,6 +103,12 @@ impl Segment {
         unreadable.iter().for_each(|pages| _ = self.lose(pages.clone()));
     }
 
+    /// These pages were written, and are in memory.
+    pub(crate) fn was_written(&mut self, pages: Range<u32>) {
+        let rest = |it: Range<u32>| [it.start..it.end.min(pages.start), it.start.max(pages.end)..it.end];
+        self.unreadable = self.unreadable.drain(..).flat_map(rest).filter(|it| !it.is_empty()).collect();
+    }
+
     /// Whether a look at these bytes would be one at a page that the disk does not give.
     pub(crate) fn is_unreadable(&self, bytes: Range<u32>) -> bool {
         let first = self.unreadable.partition_point(|it| it.end <= bytes.start);

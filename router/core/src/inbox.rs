@@ -1,7 +1,7 @@
 //! Inboxes: fan-out records on the shard of a partition of members. A record is proposed if it follows what is applied
 //! and proposed, confirmed again if it is applied already, and sent back for a rewind otherwise.
 
-use whimbrel_wire::command::{Command, command_at};
+use whimbrel_wire::command::Command;
 use whimbrel_wire::{FanOutFields, fb};
 
 use crate::ids::{ChatSeq, InboxId, PartitionId, UserId};
@@ -34,9 +34,12 @@ impl Shard {
         if fan_out.prev != proposed {
             return self.confirm(fx, fan_out, applied, proposed == applied);
         }
+        // It may be out of a page that left memory on its way. Then it is sent again, and found damaged there.
+        let command = self.verifier.command_at(&fan_out.command);
+        let Ok(command @ (Command::ChatSend(..) | Command::ChatCreate(_))) = command else { return };
         local.proposed = fan_out.chat_seq;
         let members = std::mem::take(&mut local.members);
-        self.propose_fan_out(p, fan_out, &members);
+        self.propose_fan_out(p, fan_out, &command, &members);
         self.partitions[p].state.locals[index].members = members;
     }
 
@@ -78,8 +81,7 @@ impl Shard {
             || members.iter().any(|user| state.inboxes_of(user).iter().any(|id| is_other(user, id)))
     }
 
-    fn propose_fan_out(&mut self, p: usize, fan_out: &FanOut, members: &[UserId]) {
-        let command = command_at(&fan_out.command).expect("a command of an entry that was applied can be read");
+    fn propose_fan_out(&mut self, p: usize, fan_out: &FanOut, command: &Command<'_>, members: &[UserId]) {
         let base = FanOutFields {
             chat: fan_out.chat.0,
             chat_seq: fan_out.chat_seq.0,
@@ -91,7 +93,7 @@ impl Shard {
             members: &[],
             title: "",
         };
-        let has_audience = match &command {
+        let has_audience = match command {
             Command::ChatSend(send, _) => self.has_audience(p, members, send.sender(), send.device()),
             _ => true,
         };
@@ -100,7 +102,7 @@ impl Shard {
         match command {
             Command::ChatSend(send, payload) => {
                 let fields = FanOutFields { sender: send.sender(), sender_device: send.device(), ..base };
-                let payload = if has_audience { payload } else { &[] };
+                let payload: &[u8] = if has_audience { payload } else { &[] };
                 partition.gather.fan_out(&mut self.commands, &fields, payload);
             }
             Command::ChatCreate(create) => {

@@ -12,9 +12,9 @@ use crate::units::print_size;
 /// the segments that are written and made.
 const PART: u64 = 2;
 
-/// How a control group is limited: where the groups of a version lie, and the file.
-const V2: (&str, &str) = ("/sys/fs/cgroup", "memory.max");
-const V1: (&str, &str) = ("/sys/fs/cgroup/memory", "memory.limit_in_bytes");
+/// How a control group is limited: where the groups of a version lie, and the files. Above `memory.high` the kernel takes pages back.
+const V2: (&str, &[&str]) = ("/sys/fs/cgroup", &["memory.max", "memory.high"]);
+const V1: (&str, &[&str]) = ("/sys/fs/cgroup/memory", &["memory.limit_in_bytes"]);
 
 /// What [`LogOptions::warm_max`] is of each shard's log, where so much was asked for, or nothing.
 pub(crate) fn warm_max(asked: Option<u64>, shards: u16, log: &LogOptions, machine: &Machine) -> anyhow::Result<u64> {
@@ -55,13 +55,15 @@ fn usable(machine: &Machine) -> Option<u64> {
 }
 
 /// What holds for a group holds for those in it: the least of the limits from it upwards.
-fn limit(machine: &Machine, (root, file): (&str, &str), group: &str) -> Option<u64> {
+fn limit(machine: &Machine, (root, files): (&str, &[&str]), group: &str) -> Option<u64> {
     let mut path = group.trim_end_matches('/');
     let mut least: Option<u64> = None;
     loop {
         // Where there is none it says `max`, or is not there. In a container the upper ones are not there either.
-        let text = machine.read(&format!("{root}{path}/{file}")).unwrap_or_default();
-        least = least.into_iter().chain(text.trim().parse()).min();
+        for file in files {
+            let text = machine.read(&format!("{root}{path}/{file}")).unwrap_or_default();
+            least = least.into_iter().chain(text.trim().parse()).min();
+        }
         let Some((above, _)) = path.rsplit_once('/') else { return least };
         path = above;
     }
@@ -92,6 +94,7 @@ mod tests {
     fn the_least_of_all_limits_counts() {
         let v2 = ("proc/self/cgroup", "0::/system.slice/whimbrel.service\n");
         let slice = |text| ("sys/fs/cgroup/system.slice/memory.max", text);
+        let high = ("sys/fs/cgroup/system.slice/whimbrel.service/memory.high", "1073741824\n");
         let service = |text| ("sys/fs/cgroup/system.slice/whimbrel.service/memory.max", text);
         let cases: &[(&[_], u64)] = &[
             (&[MACHINE], 16),
@@ -100,6 +103,7 @@ mod tests {
             (&[MACHINE, v2, slice("max\n"), service("2147483648\n")], 2),
             (&[MACHINE, v2, slice("1073741824\n"), service("2147483648\n")], 1),
             (&[MACHINE, v2, slice("max\n"), service("1099511627776\n")], 16),
+            (&[MACHINE, v2, high, service("2147483648\n")], 1),
             // A container that sees its own group as the root.
             (&[MACHINE, ("proc/self/cgroup", "0::/\n"), ("sys/fs/cgroup/memory.max", "3221225472\n")], 3),
         ];

@@ -135,7 +135,8 @@ fn watch(running: &Shards, shards: u16, announce: impl Fn()) -> anyhow::Result<i
                 shut += 1;
                 tracing::error!(
                     shard = shard.0, %error,
-                    "the log of a shard does not open: all its partitions are in repair, and their users and chats are refused (in_repair),                      until a start finds it whole; the others are served"
+                    "the log of a shard does not open: all its partitions are in repair, and their users and chats are refused (in_repair), \
+                     until a start finds it whole; the other shards serve if theirs open"
                 );
             }
             Some(Told::Ready(shard)) => {

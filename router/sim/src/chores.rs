@@ -211,7 +211,7 @@ const ERASED_LOST_PER_MILLE: u64 = 500;
 fn cold(work: ColdWork, disk: &mut SimDisk, b: &mut Bottom) -> Input<'static> {
     if let ColdWork::Erase(erase) = &work
         && !b.healed
-        && b.weather.rots_per_mille > 0
+        && b.weather.rots_per_mille + b.weather.read_fails_per_mille > 0
         && b.rots.rng.per_mille(ERASED_LOST_PER_MILLE)
     {
         disk.lose_cold_page(erase.segment(), b);
