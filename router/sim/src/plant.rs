@@ -148,8 +148,9 @@ impl Plant {
             Plant::FlushSilent => (
                 "flush-silent",
                 "the ring never tells that a log write is flushed",
-                // Where it was the last one, all that is left of it is that its segment stays.
-                &[Check::Stuck, Check::NotForgotten],
+                // Where it was the last one, all that is left of it is that its segment stays. Where something else is damaged the
+                // world is asked for what is to be there before it is asked for rest.
+                &[Check::Stuck, Check::NotForgotten, Check::Lost],
             ),
             Plant::LaneFlips => {
                 ("lane-flips", "a bit of a message is flipped behind a lane", &[Check::Phantom, Check::WrongAnswer])
