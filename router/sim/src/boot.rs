@@ -24,8 +24,11 @@ pub(crate) fn boot(
     b: &mut Bottom,
 ) -> Result<Shard, Violation> {
     if let Some(undamaged) = disk.undamaged.take() {
-        if !is_noticed(&Shard::open(config.clone(), options, &mut disk.ram)) {
-            let text = format!("shard {} starts on a disk of which a block lies elsewhere", config.shard);
+        let opened = Shard::open(config.clone(), options, &mut disk.ram);
+        if !is_noticed(&opened) {
+            let said = opened.as_ref().map_or_else(ToString::to_string, |shard| format!("{:?}", shard.recovered()));
+            let text =
+                format!("shard {} starts on a disk of which a block lies elsewhere, and says: {said}", config.shard);
             return Err(Violation::new(Check::Unnoticed, text));
         }
         b.stats.misdirected_noticed += 1;

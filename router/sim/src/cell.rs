@@ -502,10 +502,9 @@ impl Cell {
             self.disk.ram.flip_checkpoint_bit(newest, b.rng.index(len * 8));
             b.stats.checkpoints_rotten += 1;
         }
+        let comes_back = end.is_none() && b.rots.rng.per_mille(END_COMES_BACK_PER_MILLE);
         if let Some(end) = end {
             self.disk.ram.mark_end(end);
-        } else if b.rots.rng.per_mille(END_COMES_BACK_PER_MILLE) {
-            b.stats.ends_back += u64::from(self.disk.ram.bring_end_back());
         }
         if how == Crash::Killed {
             self.disk.killed();
@@ -517,6 +516,10 @@ impl Cell {
             ));
             b.stats.lost_writes += u64::from(remains.lost > 0);
             b.stats.torn += u64::from(remains.kept > 0 && remains.lost > 0);
+        }
+        // Not where a block lies elsewhere as well: with two lies at once a log that has gone on looks like one that has ended.
+        if comes_back && self.disk.undamaged.is_none() {
+            b.stats.ends_back += u64::from(self.disk.ram.bring_end_back());
         }
         self.disk
     }
