@@ -49,6 +49,20 @@ impl Node {
         node
     }
 
+    /// For bob, who is away, twenty messages of alice wait, and the making of their chat.
+    fn with_waiting(seed: u64) -> Node {
+        let mut node = Node::start(RamDisk::new(0, seed));
+        let (alice, bob) = (node.log_in(0, "alice"), node.log_in(1, "bob"));
+        (0..20).for_each(|_| node.turn(2000));
+        let chat = node.pair(alice, "alice", "bob");
+        node.tell(Input::Disconnected { conn: bob });
+        for number in 1..=20 {
+            node.send(alice, chat, number);
+            node.turn(2000);
+        }
+        node
+    }
+
     /// It has not had a turn yet.
     fn open(disk: RamDisk) -> Node {
         Node::open_with(disk, SEGMENT_BYTES, 1, Bounds { image_places: 1, sorted_places: 1, ..Bounds::default() })
@@ -304,15 +318,7 @@ fn whenever_the_power_is_lost_while_what_waits_is_moved_all_of_it_is_there() {
 
 #[test]
 fn damage_that_is_found_before_its_partition_serves_is_not_forgotten() {
-    let mut node = Node::start(RamDisk::new(0, 7));
-    let (alice, bob) = (node.log_in(0, "alice"), node.log_in(1, "bob"));
-    (0..20).for_each(|_| node.turn(2000));
-    let chat = node.pair(alice, "alice", "bob");
-    node.tell(Input::Disconnected { conn: bob });
-    for number in 1..=20 {
-        node.send(alice, chat, number);
-        node.turn(2000);
-    }
+    let mut node = Node::with_waiting(7);
     (0..60).for_each(|_| node.turn(if node.shard.is_imaging() { 110_000 } else { STEP_US / 2 }));
     let cold = node.disk.segments().find(|id| id.is_cold()).unwrap();
     let bytes = node.disk.contents(cold).unwrap();
@@ -372,15 +378,7 @@ fn a_table_that_has_changed_on_the_disk_since_it_was_checked_is_not_believed() {
 
 #[test]
 fn zeros_of_a_page_that_cannot_be_read_do_not_pass_for_what_is_erased() {
-    let mut node = Node::start(RamDisk::new(0, 7));
-    let (alice, bob) = (node.log_in(0, "alice"), node.log_in(1, "bob"));
-    (0..20).for_each(|_| node.turn(2000));
-    let chat = node.pair(alice, "alice", "bob");
-    node.tell(Input::Disconnected { conn: bob });
-    for number in 1..=20 {
-        node.send(alice, chat, number);
-        node.turn(2000);
-    }
+    let mut node = Node::with_waiting(7);
     (0..60).for_each(|_| node.turn(if node.shard.is_imaging() { 110_000 } else { STEP_US / 2 }));
     let cold = node.disk.segments().find(|id| id.is_cold()).unwrap();
     let bytes = node.disk.contents(cold).unwrap();
@@ -399,15 +397,7 @@ fn zeros_of_a_page_that_cannot_be_read_do_not_pass_for_what_is_erased() {
 
 #[test]
 fn a_segment_that_ends_too_early_before_its_partition_serves_is_not_forgotten() {
-    let mut node = Node::start(RamDisk::new(0, 8));
-    let (alice, bob) = (node.log_in(0, "alice"), node.log_in(1, "bob"));
-    (0..20).for_each(|_| node.turn(2000));
-    let chat = node.pair(alice, "alice", "bob");
-    node.tell(Input::Disconnected { conn: bob });
-    for number in 1..=20 {
-        node.send(alice, chat, number);
-        node.turn(2000);
-    }
+    let mut node = Node::with_waiting(8);
     // It is closed, and a checkpoint lies behind it; what waits in it has not moved yet.
     let segment = SegmentId(1);
     let moved = node.shard.counters().moved;

@@ -54,6 +54,17 @@ fn people(server: &Server) -> (Vec<String>, Raw, Vec<u128>) {
     (users, alice, chats)
 }
 
+/// The same, and each of them has been sent a secret, which waits.
+fn with_secrets(server: &Server) -> (Vec<String>, Raw, Vec<u128>) {
+    let (users, mut alice, chats) = people(server);
+    for (user, chat) in users.iter().zip(&chats) {
+        alice.send(*chat, 1, 0, &secret(user));
+        assert!(matches!(alice.reply(), Reply::Sent { .. }));
+        assert_eq!(waiting(server, user), [secret(user)]);
+    }
+    (users, alice, chats)
+}
+
 /// What waits for a user: messages up to the one that is his secret. Nothing is acknowledged.
 fn waiting(server: &Server, user: &str) -> Vec<Vec<u8>> {
     let (mut device, _) = Raw::log_in(&server.address, &server.token(user));
@@ -137,12 +148,7 @@ fn a_bit_in_an_unused_segment_keeps_nobody_from_being_served() {
         Server::start_by(command, dir.path())
     };
     let first = start();
-    let (users, mut alice, chats) = people(&first);
-    for (user, chat) in users.iter().zip(&chats) {
-        alice.send(*chat, 1, 0, &secret(user));
-        assert!(matches!(alice.reply(), Reply::Sent { .. }));
-        assert_eq!(waiting(&first, user), [secret(user)]);
-    }
+    let (users, _alice, _) = with_secrets(&first);
     until("there are spare segments", || {
         ["shard-0", "shard-1"].iter().all(|shard| segments(dir.path(), shard).len() > 2)
     });
@@ -182,12 +188,7 @@ fn a_bit_in_an_unused_segment_keeps_nobody_from_being_served() {
 fn rot_in_the_middle_of_a_log_stops_one_partition_until_the_bytes_are_back() {
     let dir = tempfile::tempdir().unwrap();
     let first = server(dir.path());
-    let (users, mut alice, chats) = people(&first);
-    for (user, chat) in users.iter().zip(&chats) {
-        alice.send(*chat, 1, 0, &secret(user));
-        assert!(matches!(alice.reply(), Reply::Sent { .. }));
-        assert_eq!(waiting(&first, user), [secret(user)]);
-    }
+    let (users, _alice, chats) = with_secrets(&first);
     first.kill();
     let damaged = &users[4];
     let place = find(dir.path(), damaged);
@@ -250,12 +251,7 @@ fn rot_in_the_middle_of_a_log_stops_one_partition_until_the_bytes_are_back() {
 fn the_scrubber_finds_what_rots_in_a_log_that_is_served() {
     let dir = tempfile::tempdir().unwrap();
     let server = server(dir.path());
-    let (users, mut alice, chats) = people(&server);
-    for (user, chat) in users.iter().zip(&chats) {
-        alice.send(*chat, 1, 0, &secret(user));
-        assert!(matches!(alice.reply(), Reply::Sent { .. }));
-        assert_eq!(waiting(&server, user), [secret(user)]);
-    }
+    let (users, mut alice, _) = with_secrets(&server);
     let damaged = &users[2];
     let place = find(dir.path(), damaged);
     // Until another segment is written: to her own other chat, in which nobody else is.
@@ -315,12 +311,7 @@ fn a_log_that_does_not_open_stops_its_shard_and_not_the_node() {
         command
     };
     let first = Server::start_by(start(2), dir.path());
-    let (users, mut alice, chats) = people(&first);
-    for (user, chat) in users.iter().zip(&chats) {
-        alice.send(*chat, 1, 0, &secret(user));
-        assert!(matches!(alice.reply(), Reply::Sent { .. }));
-        assert_eq!(waiting(&first, user), [secret(user)]);
-    }
+    let (users, _alice, chats) = with_secrets(&first);
     first.kill();
     // The log of one shard has no beginning any more.
     let (there, away) = (segments(dir.path(), "shard-1").remove(0), dir.path().join("away"));
