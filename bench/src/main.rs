@@ -25,6 +25,7 @@ mod run;
 mod scenario;
 mod stall;
 mod stats;
+mod stops;
 mod strace;
 mod token;
 

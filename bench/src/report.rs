@@ -55,6 +55,14 @@ pub(crate) struct Turns {
     pub(crate) max: f64,
 }
 
+/// See [`crate::stops`].
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct MachineStops {
+    pub(crate) count: usize,
+    pub(crate) total_ms: f64,
+    pub(crate) longest_ms: f64,
+}
+
 /// On what it was measured.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Environment {
@@ -118,6 +126,16 @@ pub(crate) struct Detail {
     pub(crate) chores: BTreeMap<String, u64>,
     /// `stall`: turns above a millisecond, by what was in them.
     pub(crate) long_turns: BTreeMap<String, u64>,
+    /// `stall`: what of each turn the log's chores took, of most of them nothing; and the same without the machine's stops.
+    pub(crate) turn_chores_us: Option<Turns>,
+    pub(crate) turn_chores_running_p99999_us: Option<f64>,
+    pub(crate) turn_chores_running_max_us: Option<f64>,
+    /// `stall`: times of a millisecond and more in which the whole machine stood still.
+    pub(crate) machine_stops: Option<MachineStops>,
+    /// `stall`: the turns above a millisecond without what of them lay in such times.
+    pub(crate) long_turns_running: BTreeMap<String, u64>,
+    pub(crate) turn_running_p99999_us: Option<f64>,
+    pub(crate) turn_running_max_us: Option<f64>,
 }
 
 impl Report {
@@ -193,12 +211,27 @@ impl Report {
         line("recovery to reading", number(self.recovery_ratio_to_read, 2));
         line("clean open ms", number(self.clean_open_ms, 0));
         line("turns", self.turn_own_us.map(|it| it.count.to_string()));
-        let turns = self
-            .turn_own_us
-            .map(|it| format!("p50 {:.0}  p99.9 {:.0}  p99.999 {:.0}  max {:.0}", it.p50, it.p999, it.p99999, it.max));
-        line("own time of a turn µs", turns);
+        let turns = |turns: Option<Turns>| {
+            turns.map(|it| {
+                format!("p50 {:.0}  p99.9 {:.0}  p99.999 {:.0}  max {:.0}", it.p50, it.p999, it.p99999, it.max)
+            })
+        };
+        line("own time of a turn µs", turns(self.turn_own_us));
+        line("of it for chores µs", turns(self.detail.turn_chores_us));
         line("meanwhile", named(&self.detail.chores));
         line("turns above 1 ms", self.turn_own_us.map(|_| named(&self.detail.long_turns).unwrap_or("none".into())));
+        let stops = self
+            .detail
+            .machine_stops
+            .map(|it| format!("{}, {:.0} ms in all, at most {:.1} ms", it.count, it.total_ms, it.longest_ms));
+        line("stops of the machine", stops);
+        let running = self.detail.turn_running_p99999_us.zip(self.detail.turn_running_max_us);
+        let tail = |tail: (f64, f64)| format!("p99.999 {:.0}  max {:.0}", tail.0, tail.1);
+        line("turns without those µs", running.map(tail));
+        let chores = self.detail.turn_chores_running_p99999_us.zip(self.detail.turn_chores_running_max_us);
+        line("chores without those µs", chores.map(tail));
+        let above = running.map(|_| named(&self.detail.long_turns_running).unwrap_or("none".into()));
+        line("of those above 1 ms", above);
         line("lost, duplicated, reordered", self.promises());
         line("user bytes per connection", number(self.user_bytes_per_connection, 0));
         line("kernel bytes per connection", number(self.kernel_bytes_per_connection, 0));

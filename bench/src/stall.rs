@@ -4,11 +4,14 @@
 //! First the inboxes of devices that are away are filled, one after the other, so that each has its own part of the log; the
 //! server stops, and nothing of its data stays in the page cache. Then it is loaded at an even pace while the devices come
 //! back, evenly over the time. What counts is what the server says of its turns then, less the time in which it had no core.
+//!
+//! A virtual machine may be stopped as a whole, of which the server knows nothing: it takes the time for its own. So it is asked to log each
+//! turn above a millisecond, and what of it lay in a [stop](crate::stops) is told apart.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 
 use crate::connect::allow_descriptors;
 use crate::cpu::{self, Disturbance, MachineTicks};
@@ -19,14 +22,21 @@ use crate::measure::{Load, drain};
 use crate::metrics::Metrics;
 use crate::process::{Server, Start, find_whimbrel};
 use crate::recovery::leave_the_cache;
-use crate::report::{Report, Turns};
+use crate::report::{MachineStops, Report, Turns};
 use crate::ring::Waits;
-use crate::run::{LOAD_CPU, OTHER_DESCRIPTORS, Options, Target, stop};
+use crate::run::{LOAD_CPU, OTHER_DESCRIPTORS, Options, SERVER_CPU, Target, stop};
 use crate::scenario::Scenario;
+use crate::stops::{Span, Stops, within};
 use crate::token::Minter;
 
 /// What has not come so long after the end of the load is lost.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Settings with which a server logs each turn above a millisecond.
+const LOG_LONG_TURNS: [(&str, &str); 2] = [("WHIMBREL_LOG_LEVEL", "debug"), ("WHIMBREL_LOG_FORMAT", "json")];
+
+/// The highest length of a turn that it does not log.
+const LONG_US: u64 = 1_000;
 
 /// What is reported of that which went on, and the server's name for it.
 const CHORES: [(&str, &str); 6] = [
@@ -39,7 +49,7 @@ const CHORES: [(&str, &str); 6] = [
 ];
 
 /// What may be in a turn, as the server labels it.
-const IN_A_TURN: [&str; 5] = ["none", "segment", "checkpoint", "cold_read", "login"];
+const IN_A_TURN: [&str; 5] = ["none", "segment", "checkpoint", "cold_read", "move"];
 
 /// See the [module](self).
 pub(crate) fn run(options: &Options) -> anyhow::Result<Report> {
@@ -66,12 +76,16 @@ fn measure(scenario: &Scenario, whimbrel: &Path, scratch: &Path) -> anyhow::Resu
     server.stop()?;
     leave_the_cache(&data)?;
 
+    let mut settings = scenario.environment.clone();
+    settings.extend(LOG_LONG_TURNS.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    let start = Start { environment: &settings, ..start };
     let server = Server::whimbrel(&start)?;
     let plan = Plan {
         pairs: users::pairs(scenario.pairs),
         in_flight: IN_FLIGHT_MAX,
         payload_bytes: scenario.payload_bytes,
-        waits: Waits::Awake,
+        // Awake it keeps a core busy, and a machine that has used up what it is to have is stopped.
+        waits: Waits::Asleep,
     };
     let mut load = PairsLoad::start(server.address(), &Minter::load(&data)?, &plan)?;
     load.set_pace(Some(scenario.per_s));
@@ -80,6 +94,7 @@ fn measure(scenario: &Scenario, whimbrel: &Path, scratch: &Path) -> anyhow::Resu
     let before = MachineTicks::read();
     let mut ring = inboxes.ring()?;
     let mut come = 0;
+    let stops = Stops::watch([SERVER_CPU, LOAD_CPU])?;
     load.resume();
     load.measured(true);
     let begun = Instant::now();
@@ -101,6 +116,7 @@ fn measure(scenario: &Scenario, whimbrel: &Path, scratch: &Path) -> anyhow::Resu
         inboxes.turn(&mut ring, Duration::from_millis(5))?;
     }
     let metrics = Metrics::read(&data)?;
+    let stops = stops.end()?;
     let Disturbance { steal_share, others_share } = MachineTicks::read().disturbance(before);
 
     let mut report =
@@ -111,7 +127,9 @@ fn measure(scenario: &Scenario, whimbrel: &Path, scratch: &Path) -> anyhow::Resu
     let latencies = load.take_latencies();
     report.latency_us = latencies.deliver.percentiles();
     report.ack_latency_us = latencies.ack.percentiles();
-    report.turn_own_us = Some(turns(&metrics)?);
+    let (own, chores) = (turns(&metrics, "own")?, turns(&metrics, "chores")?);
+    report.turn_own_us = Some(own);
+    running(&mut report, own, chores, &long_turns(&data.with_extension("log"))?, &stops);
     for (name, metric) in CHORES {
         report.detail.chores.insert(name.to_owned(), metrics.sum(metric)? as u64);
     }
@@ -131,16 +149,139 @@ fn measure(scenario: &Scenario, whimbrel: &Path, scratch: &Path) -> anyhow::Resu
     Ok(report)
 }
 
-fn turns(metrics: &Metrics) -> anyhow::Result<Turns> {
+/// A turn above a millisecond.
+struct LongTurn {
+    /// Microseconds since 1970.
+    ended_us: u64,
+    own_us: u64,
+    /// What of it the log's chores took.
+    chores_us: u64,
+    with: String,
+}
+
+/// Those that a server has logged.
+fn long_turns(log: &Path) -> anyhow::Result<Vec<LongTurn>> {
+    let text = std::fs::read_to_string(log).with_context(|| format!("read {}", log.display()))?;
+    let now_us = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?.as_micros() as u64;
+    let read = |line| LongTurn::read(line, now_us).with_context(|| format!("no long turn can be read in this: {line}"));
+    text.lines().filter(|line| line.contains("a long turn")).map(read).collect()
+}
+
+const DAY_US: u64 = 86_400_000_000;
+
+impl LongTurn {
+    /// From a line that was logged within the twelve hours before `now_us`.
+    fn read(line: &str, now_us: u64) -> Option<LongTurn> {
+        let line: serde_json::Value = serde_json::from_str(line).ok()?;
+        let fields = line.get("fields")?;
+        let clock = line.get("timestamp")?.as_str()?.split_once('T')?.1.strip_suffix('Z')?;
+        let (seconds, micros) = clock.split_once('.')?;
+        let seconds = seconds.split(':').try_fold(0, |sum, part| Some(sum * 60 + part.parse::<u64>().ok()?))?;
+        let micros: u64 = format!("{micros:0<6}").get(..6)?.parse().ok()?;
+        let of_today_us = now_us - now_us % DAY_US + seconds * 1_000_000 + micros;
+        let is_of_yesterday = of_today_us > now_us + DAY_US / 2;
+        Some(LongTurn {
+            ended_us: if is_of_yesterday { of_today_us - DAY_US } else { of_today_us },
+            own_us: fields.get("own_us")?.as_u64()?,
+            chores_us: fields.get("chores_us")?.as_u64()?,
+            with: fields.get("with")?.as_str()?.to_owned(),
+        })
+    }
+}
+
+/// What is left of the long turns without what of them lay in stops of the machine.
+fn running(report: &mut Report, own: Turns, chores: Turns, long: &[LongTurn], stops: &[Span]) {
+    let lengths = stops.iter().map(|(from, to)| (to - from) as f64 / 1e3);
+    report.detail.machine_stops = Some(MachineStops {
+        count: stops.len(),
+        total_ms: lengths.clone().sum(),
+        longest_ms: lengths.fold(0.0, f64::max),
+    });
+    let (mut turns, mut of_chores) = (Vec::with_capacity(long.len()), Vec::with_capacity(long.len()));
+    for turn in long {
+        let stopped_us = within(stops, (turn.ended_us - turn.own_us, turn.ended_us));
+        let running_us = turn.own_us.saturating_sub(stopped_us);
+        turns.push(running_us);
+        of_chores.push(turn.chores_us.saturating_sub(stopped_us));
+        if running_us > LONG_US {
+            for with in turn.with.split(' ') {
+                let with = if with.is_empty() { "none" } else { with };
+                *report.detail.long_turns_running.entry(with.to_owned()).or_default() += 1;
+            }
+        }
+    }
+    // One in a hundred thousand is longer. All that are not among these are at most a millisecond.
+    let longer = (own.count as f64 * 1e-5) as usize;
+    let tail = |mut lengths: Vec<u64>, as_measured: Turns| {
+        lengths.sort_unstable_by(|a, b| b.cmp(a));
+        let at = |index: usize| lengths.get(index).map_or(LONG_US, |us| *us.max(&LONG_US)) as f64;
+        (Some(at(longer).min(as_measured.p99999)), Some(at(0).min(as_measured.max)))
+    };
+    let detail = &mut report.detail;
+    (detail.turn_running_p99999_us, detail.turn_running_max_us) = tail(turns, own);
+    (detail.turn_chores_running_p99999_us, detail.turn_chores_running_max_us) = tail(of_chores, chores);
+    detail.turn_chores_us = Some(chores);
+}
+
+/// What the server says of its turns' `part`.
+fn turns(metrics: &Metrics, part: &str) -> anyhow::Result<Turns> {
     let at = |quantile: &str| {
         let label = format!("quantile=\"{quantile}\"");
-        anyhow::Ok(metrics.max("whimbrel_turn_own_quantile_seconds", &label)? * 1e6)
+        anyhow::Ok(metrics.max(&format!("whimbrel_turn_{part}_quantile_seconds"), &label)? * 1e6)
     };
     Ok(Turns {
-        count: metrics.sum("whimbrel_turn_own_seconds_count")? as u64,
+        count: metrics.sum(&format!("whimbrel_turn_{part}_seconds_count"))? as u64,
         p50: at("0.5")?,
         p999: at("0.999")?,
         p99999: at("0.99999")?,
         max: at("1")?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::Environment;
+
+    const MIDNIGHT_US: u64 = 20_000 * DAY_US;
+
+    fn line(clock: &str, own_us: u64, chores_us: u64, with: &str) -> String {
+        let fields =
+            format!(r#"{{"message":"a long turn","own_us":{own_us},"chores_us":{chores_us},"with":"{with}"}}"#);
+        format!(r#"{{"timestamp":"2026-11-30T{clock}Z","level":"DEBUG","fields":{fields},"target":"t"}}"#)
+    }
+
+    #[test]
+    fn long_turns_are_read_across_midnight() {
+        let at = |clock, now_us| LongTurn::read(&line(clock, 7, 0, ""), now_us).unwrap().ended_us;
+        assert_eq!(at("01:02:03.000004", MIDNIGHT_US + DAY_US / 2), MIDNIGHT_US + 3_723_000_004);
+        assert_eq!(at("23:59:59.5", MIDNIGHT_US + 5), MIDNIGHT_US - 500_000);
+        assert!(LongTurn::read("a long turn", MIDNIGHT_US).is_none());
+    }
+
+    #[test]
+    fn what_lies_in_a_stop_is_taken_off_a_turn() {
+        let now_us = MIDNIGHT_US + DAY_US / 2;
+        let read =
+            |clock, own_us, chores_us, with| LongTurn::read(&line(clock, own_us, chores_us, with), now_us).unwrap();
+        let long = [
+            read("01:00:00.010000", 9_000, 0, ""),
+            read("01:00:01.000000", 3_000, 2_000, "segment checkpoint"),
+            read("01:00:02.000000", 1_500, 1_400, "move"),
+        ];
+        let hour = MIDNIGHT_US + 3_600_000_000;
+        let stops = [(hour, hour + 8_500), (hour + 1_999_000, hour + 1_999_600)];
+        let mut report = Report::new("stall", Environment::default());
+        let own = Turns { count: 200_000, p50: 20.0, p999: 900.0, p99999: 3_000.0, max: 9_000.0 };
+        let chores = Turns { p50: 0.0, p999: 0.0, p99999: 1_400.0, max: 2_000.0, ..own };
+        running(&mut report, own, chores, &long, &stops);
+        let detail = &report.detail;
+        let above: Vec<_> = detail.long_turns_running.iter().map(|(name, count)| (name.as_str(), *count)).collect();
+        assert_eq!(above, [("checkpoint", 1), ("none", 1), ("segment", 1)]);
+        assert_eq!((detail.turn_running_p99999_us, detail.turn_running_max_us), (Some(1_000.0), Some(3_000.0)));
+        let of_chores = (detail.turn_chores_running_p99999_us, detail.turn_chores_running_max_us);
+        assert_eq!(of_chores, (Some(1_000.0), Some(2_000.0)));
+        let stops = detail.machine_stops.unwrap();
+        assert_eq!((stops.count, stops.longest_ms), (2, 8.5));
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice, Read, Seek, SeekFrom, Write};
+use std::num::NonZero;
 use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use bytes::Bytes;
 use rustix::fs::FallocateFlags;
 use rustix::io::{Errno, ReadWriteFlags};
 
-use crate::layout::SegmentHeader;
+use crate::layout::{self, SegmentHeader};
 use crate::leftovers::Leftovers;
 use crate::limits::PAGE_BYTES;
 use crate::look::{PutAside, put_aside_in};
@@ -22,6 +23,10 @@ use crate::{Arriving, Disk, Position, SegmentId, end, mapping};
 
 /// Zeros are written in pieces of this size.
 pub const ZEROS_BYTES: usize = 256 << 10;
+
+/// And given to the disk at the latest when so many of them are written: with all of a segment written at its end every flush of the
+/// log waited for 64 MiB, 100 ms here.
+const WRITE_BACK_BYTES: u64 = 1 << 20;
 
 /// Files of checkpoints: the two that are kept, and one that is being written.
 const CHECKPOINT_FILES: usize = 3;
@@ -36,6 +41,12 @@ const CHECKPOINT_TMP: &str = ".ckpt.tmp";
 pub(crate) const SEGMENT_ASIDE: &str = ".seg.bad";
 pub(crate) const CHECKPOINT_ASIDE: &str = ".ckpt.bad";
 
+/// What a start reads of a segment if nothing in it is gone through: its header, and where its first batch would be.
+const SEGMENT_LOOK_BYTES: u64 = 2 * PAGE_BYTES as u64;
+
+/// The number in the name of a segment's file has so many digits.
+const SEGMENT_DIGITS: usize = 10;
+
 /// The file of the mark of a clean end.
 pub(crate) const END: &str = "end";
 
@@ -49,8 +60,9 @@ pub struct FileDisk {
 }
 
 impl FileDisk {
-    /// The files of a shard in a data directory. Makes its directory if it is not there, and removes what a crash left of
-    /// segments that were being made: of these what cannot be removed is among the [leftovers](FileDisk::leftovers).
+    /// The files of a shard in a data directory. Makes its directory if it is not there. What a crash left of segments that were
+    /// being made is among the [leftovers](FileDisk::leftovers): to remove one takes up to 50 ms, for which no start waits. What a start
+    /// reads of every log is asked of the disk, so that it comes while other things are done.
     pub fn open(data: &Path, shard: u16) -> io::Result<FileDisk> {
         let directory = data.join(format!("shard-{shard}"));
         match fs::DirBuilder::new().mode(0o700).create(&directory) {
@@ -63,13 +75,15 @@ impl FileDisk {
         let disk = FileDisk { directory, shard, leftovers: Arc::default() };
         for entry in fs::read_dir(&disk.directory)? {
             let path = entry?.path();
-            if path.extension().is_none_or(|extension| extension != "tmp") {
-                continue;
-            }
-            if path.to_str().is_some_and(|path| path.ends_with(CHECKPOINT_TMP)) {
-                disk.keep_as_reserve(&path)?;
-            } else {
-                disk.discard(&path);
+            match path.extension().and_then(|extension| extension.to_str()) {
+                Some("tmp") if path.to_str().is_some_and(|path| path.ends_with(CHECKPOINT_TMP)) => {
+                    disk.keep_as_reserve(&path)?;
+                }
+                Some("tmp") if is_segment_tmp(&path) => disk.leftovers.note(&path),
+                Some("tmp") => disk.discard(&path),
+                Some("seg") => expect(&path, NonZero::new(SEGMENT_LOOK_BYTES)),
+                Some("ckpt") => expect(&path, None),
+                _ => {}
             }
         }
         sync_directory(&disk.directory)?;
@@ -359,11 +373,14 @@ impl FileDisk {
         size_bytes: u32,
         mut pause: impl FnMut() -> Option<Duration>,
     ) -> io::Result<()> {
+        let mut behind = 0;
         write_zeros(file, u64::from(zeros_bytes), |from, len| {
-            if let Some(pause) = pause() {
-                mapping::begin_write_back(file, from, len)?;
-                thread::sleep(pause);
+            let (pause, end) = (pause(), from + len);
+            if pause.is_some() || end - behind >= WRITE_BACK_BYTES {
+                mapping::begin_write_back(file, behind, end - behind)?;
+                behind = end;
             }
+            pause.into_iter().for_each(thread::sleep);
             Ok(())
         })?;
         let generation = random()?;
@@ -379,7 +396,9 @@ impl Disk for FileDisk {
         for entry in fs::read_dir(&self.directory)? {
             let name = entry?.file_name();
             let number = name.to_str().and_then(|name| name.strip_suffix(".seg"));
-            if let Some(id) = number.filter(|number| number.len() == 10).and_then(|number| number.parse().ok()) {
+            if let Some(id) =
+                number.filter(|number| number.len() == SEGMENT_DIGITS).and_then(|number| number.parse().ok())
+            {
                 ids.push(SegmentId(id));
             }
         }
@@ -477,15 +496,36 @@ impl Disk for FileDisk {
     fn read_end(&mut self) -> io::Result<Option<Vec<u8>>> {
         match fs::read(self.directory.join(END)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            other => other.map(Some),
+            other => Ok(other.map(Some)?.filter(|mark| !layout::is_zero(mark))),
         }
     }
 
+    /// Zeros written over it take one flush, and its removal two commits of the file system's journal.
     fn remove_end(&mut self) -> io::Result<()> {
-        match fs::remove_file(self.directory.join(END)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other.and_then(|()| sync_directory(&self.directory)),
+        let path = self.directory.join(END);
+        let file = match OpenOptions::new().write(true).open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other?,
+        };
+        if write_durable(&file, 0, &[0; end::END_BYTES]).is_ok() {
+            return Ok(());
         }
+        fs::remove_file(&path)?;
+        sync_directory(&self.directory)
+    }
+}
+
+/// Whether a file is a segment that was being made.
+fn is_segment_tmp(path: &Path) -> bool {
+    path.file_stem()
+        .is_some_and(|stem| stem.len() == SEGMENT_DIGITS && stem.as_encoded_bytes().iter().all(u8::is_ascii_digit))
+}
+
+/// Asks the disk for the first bytes of a file, or for all of it, and does not wait for them.
+fn expect(path: &Path, bytes: Option<NonZero<u64>>) {
+    // Who cannot be asked is read when it is wanted, and says then what is wrong.
+    if let Ok(file) = File::open(path) {
+        let _ = rustix::fs::fadvise(&file, 0, bytes, rustix::fs::Advice::WillNeed);
     }
 }
 

@@ -287,13 +287,30 @@ impl Shard {
                 self.on_timeout(fx);
             }
             Input::Stop => self.on_stop(fx),
-            Input::TurnEnd { more } => self.end_turn(fx, more),
+            Input::TurnEnd { more } => {
+                self.end_messages(fx, more);
+                self.end_chores(fx);
+            }
         }
         #[cfg(debug_assertions)]
         self.invariants();
     }
 
-    fn end_turn(&mut self, fx: &mut Effects, more: bool) {
+    /// [`Input::TurnEnd`] is told in two parts by who wants to know how long each takes: this is what is done for messages, and
+    /// [`Shard::turn_end_of_chores`] follows at once.
+    pub fn turn_end_of_messages(&mut self, now: Now, more: bool, fx: &mut Effects) {
+        self.now = now;
+        self.end_messages(fx, more);
+    }
+
+    /// And this is what is done for the log itself: a slice of a checkpoint, what may leave memory, an empty batch.
+    pub fn turn_end_of_chores(&mut self, fx: &mut Effects) {
+        self.end_chores(fx);
+        #[cfg(debug_assertions)]
+        self.invariants();
+    }
+
+    fn end_messages(&mut self, fx: &mut Effects, more: bool) {
         self.on_timeout(fx);
         self.refill_lanes(fx);
         loop {
@@ -308,6 +325,9 @@ impl Shard {
         self.look_at_space(fx);
         self.is_whole |= self.is_serving();
         self.deliver_all(fx);
+    }
+
+    fn end_chores(&mut self, fx: &mut Effects) {
         // Whoever waited for what was read in has looked.
         self.log.cool();
         self.checkpoint(fx);

@@ -87,16 +87,21 @@ fn a_torn_batch_in_a_file_is_truncated_and_a_rotten_one_told() {
 }
 
 #[test]
-fn what_a_crash_left_of_a_segment_that_was_being_made_is_removed() {
+fn what_a_crash_left_of_a_segment_that_was_being_made_is_removed_and_no_start_waits_for_it() {
     let dir = tempfile::tempdir().unwrap();
     let mut disk = FileDisk::open(dir.path(), 0).unwrap();
     let made = disk.create(SegmentId(1), 8192).unwrap();
     assert_eq!(made.len(), 8192);
     assert!(made[4096..].iter().all(|&byte| byte == 0));
-    fs::write(dir.path().join("shard-0/0000000002.tmp"), b"half").unwrap();
+    let tmp = dir.path().join("shard-0/0000000002.tmp");
+    fs::write(&tmp, b"half").unwrap();
+    // Of the mark of a clean end: that name is used again when the log ends, whatever was to be removed.
+    fs::write(dir.path().join("shard-0/.end.tmp"), b"half").unwrap();
     let mut disk = FileDisk::open(dir.path(), 0).unwrap();
-    assert_eq!(fs::read_dir(dir.path().join("shard-0")).unwrap().count(), 1);
+    assert_eq!(disk.leftovers(), 1);
     assert_eq!(disk.list().unwrap(), [SegmentId(1)]);
+    assert!(matches!(&disk.remove_leftovers()[..], [(path, Ok(()))] if *path == tmp));
+    assert_eq!(names(&dir.path().join("shard-0")), ["0000000001.seg"]);
 }
 
 #[test]

@@ -208,7 +208,7 @@ pub(super) const GAUGES: &[Metric] = &[
         source!(now.leftovers),
         "whimbrel_log_leftovers",
         None,
-        "Files of the log that nobody needs and that could not be removed yet; any is reason to look at the server's log",
+        "Files of the log that nobody needs and that are not removed yet; one that stays is reason to look at the server's log",
     ),
 ];
 
@@ -355,9 +355,16 @@ impl Scrape {
     fn turns(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let wall: fn(&Snapshot) -> Option<&Histogram<u64>> = |it| Some(&it.turns.wall);
         let own: fn(&Snapshot) -> Option<&Histogram<u64>> = |it| it.turns.own.as_ref();
+        let chores: fn(&Snapshot) -> Option<&Histogram<u64>> = |it| Some(&it.turns.chores);
         let kinds = [
             (wall, "whimbrel_turn", "whimbrel_turn_quantile", "Length of turns"),
             (own, "whimbrel_turn_own", "whimbrel_turn_own_quantile", "Length of turns less the time without a core"),
+            (
+                chores,
+                "whimbrel_turn_chores",
+                "whimbrel_turn_chores_quantile",
+                "What of the length of turns the log's chores took",
+            ),
         ];
         for (lengths, name, quantile_name, help) in kinds {
             let mut family = encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;

@@ -216,7 +216,7 @@ fn rows(shards: &[ShardStatus]) -> Vec<Row> {
     for (label, get) in [
         ("in repair", (|it| it.in_repair) as fn(&ShardStatus) -> u64),
         ("rot found in the log", |it| it.rot_found),
-        ("files not to be removed", |it| it.leftovers),
+        ("files not removed yet", |it| it.leftovers),
     ] {
         if shards.iter().any(|shard| get(shard) > 0) {
             rows.push(sum(label, &get, number));
@@ -391,7 +391,7 @@ mod tests {
         assert!(text.contains("damaged   1 partition is in repair and refused"), "{text}");
         assert!(text.lines().any(|line| line.starts_with("in repair") && line.ends_with(" 1")), "{text}");
         assert!(text.lines().any(|line| line.starts_with("rot found in the log") && line.ends_with(" 3")), "{text}");
-        assert!(text.lines().any(|line| line.starts_with("files not to be removed") && line.ends_with(" 4")), "{text}");
+        assert!(text.lines().any(|line| line.starts_with("files not removed yet") && line.ends_with(" 4")), "{text}");
         assert!(text.contains("aside     9 damaged files put aside by a start, 4.5 MiB: remove once"), "{text}");
         assert!(text.contains(" shard-0/0000000008.ckpt.bad …\n"), "{text}");
     }

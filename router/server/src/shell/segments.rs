@@ -3,7 +3,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -59,6 +59,8 @@ enum Making {
     Remove(Retired),
     /// Another thread could not remove a file.
     Leftovers,
+    /// The core writes to it no more. If it was removed meanwhile its bytes go with this, for which a core waited up to 68 ms.
+    Close(File),
 }
 
 /// Work for the other thread, which may take long: a segment that is wanted does not wait for it.
@@ -66,6 +68,12 @@ enum Keeping {
     Checkpoint { number: u64, bytes: Vec<u8>, last: Option<u64> },
     ReadIn(SegmentIs, Bytes),
     Cold(ColdWork),
+}
+
+/// What may be read later.
+enum Reading {
+    In(SegmentIs, Bytes),
+    PastTheCache(SegmentIs, Bytes),
 }
 
 /// How fast segments are made: no faster than the log needs them.
@@ -114,6 +122,8 @@ pub(super) struct Segments {
     done: Receiver<Done>,
     /// Work that will be answered.
     outstanding: usize,
+    /// Until the node serves: nothing is read but what the starts of its shards wait for.
+    held_back: Option<Vec<Reading>>,
 }
 
 impl Segments {
@@ -134,8 +144,9 @@ impl Segments {
         let mut pacing = Pacing { begun: Arc::clone(&begun), pause: None, pauses_max, asked: None };
         thread::Builder::new().name(format!("segments-{shard}")).spawn(move || {
             let mut failures = 0;
-            let mut removals = Removals::new(worker.clone());
-            while let Some(job) = removals.next_job(&jobs) {
+            // Other shards still start, and write.
+            let mut removals = Removals::new(worker.clone(), Instant::now() + RETRY);
+            while let Some(job) = removals.next_job(&jobs, failures > 0) {
                 if matches!(job, Making::Prepare(..)) {
                     pacing.asked(size_bytes);
                 }
@@ -171,17 +182,44 @@ impl Segments {
                 waker.wake();
             }
         })?;
-        Ok(Segments { disk, current: None, making, begun, keeping, scrubbing, done, outstanding: 0 })
+        Ok(Segments {
+            disk,
+            current: None,
+            making,
+            begun,
+            keeping,
+            scrubbing,
+            done,
+            outstanding: 0,
+            held_back: Some(Vec::new()),
+        })
+    }
+
+    /// The file that was written last is closed, not by the core.
+    fn close(&mut self) {
+        // One write is on its way at a time, and it is over: none has the file any more.
+        if let Some(file) = self.current.take().and_then(|(_, file)| Rc::into_inner(file)) {
+            self.making.send(Making::Close(file)).expect(ENDS);
+        }
+    }
+
+    /// A log that rests may still have the file of a segment open that nobody needs any more. Its bytes are not given back before.
+    fn let_go(&mut self, retired: &Retired) {
+        if self.current.as_ref().is_some_and(|(current, _)| *current == retired.id) {
+            self.close();
+        }
     }
 
     /// Has a segment made.
     pub(super) fn prepare(&mut self, segment: SegmentId, reuse: Option<Retired>) {
+        reuse.iter().for_each(|retired| self.let_go(retired));
         self.making.send(Making::Prepare(segment, reuse)).expect(ENDS);
         self.outstanding += 1;
     }
 
     /// Has a segment removed.
     pub(super) fn remove(&mut self, retired: Retired) {
+        self.let_go(&retired);
         self.making.send(Making::Remove(retired)).expect(ENDS);
     }
 
@@ -193,14 +231,29 @@ impl Segments {
 
     /// Has a segment read in.
     pub(super) fn read_in(&mut self, is: SegmentIs, mapping: Bytes) {
-        self.keeping.send(Keeping::ReadIn(is, mapping)).expect(ENDS);
+        self.read(Reading::In(is, mapping));
         self.outstanding += 1;
     }
 
     /// Has a segment read past the cache.
     pub(super) fn scrub(&mut self, is: SegmentIs, mapping: Bytes) {
-        self.scrubbing.send(Scrubbing { is, mapping }).expect(ENDS);
+        self.read(Reading::PastTheCache(is, mapping));
         self.outstanding += 1;
+    }
+
+    fn read(&mut self, reading: Reading) {
+        match (&mut self.held_back, reading) {
+            (Some(later), reading) => later.push(reading),
+            (None, Reading::In(is, mapping)) => self.keeping.send(Keeping::ReadIn(is, mapping)).expect(ENDS),
+            (None, Reading::PastTheCache(is, mapping)) => {
+                self.scrubbing.send(Scrubbing { is, mapping }).expect(ENDS);
+            }
+        }
+    }
+
+    /// All shards of the node have started.
+    pub(super) fn node_serves(&mut self) {
+        self.held_back.take().into_iter().flatten().for_each(|reading| self.read(reading));
     }
 
     /// Has something done on cold segments.
@@ -241,6 +294,7 @@ impl Segments {
             return Ok((file.clone(), false));
         }
         let file = Rc::new(self.disk.file(segment)?);
+        self.close();
         self.current = Some((segment, file.clone()));
         self.begun.store(segment.0, Ordering::Relaxed);
         Ok((file, true))
@@ -259,6 +313,10 @@ fn make(disk: &FileDisk, job: Making, size_bytes: u32, pacing: &Pacing, failures
             return None;
         }
         Making::Leftovers => return None,
+        Making::Close(file) => {
+            drop(file);
+            return None;
+        }
     };
     let path = disk.path(segment);
     // A failure was told at once, for sends are refused by it; the log has asked again at once.
@@ -302,29 +360,44 @@ struct Removals {
     due: Option<Instant>,
     /// Those of which it was told that they are there.
     told: BTreeSet<PathBuf>,
+    /// Jobs that wait for segments to be made: a checkpoint lets go of several at once, and to remove one takes up to 50 ms.
+    waiting: VecDeque<Making>,
 }
 
 impl Removals {
-    fn new(disk: FileDisk) -> Removals {
-        Removals { disk, due: None, told: BTreeSet::new() }
+    /// What a start found is removed from then on.
+    fn new(disk: FileDisk, from: Instant) -> Removals {
+        Removals { disk, due: Some(from), told: BTreeSet::new(), waiting: VecDeque::new() }
     }
 
-    /// The next job, or `None` once the shard is gone. Until there is one what could not be removed is tried again, and before one
-    /// too if it is time.
-    fn next_job(&mut self, jobs: &Receiver<Making>) -> Option<Making> {
+    /// The next job, or `None` once the shard is gone. Segments are made first, unless there is `no_space`: then what is removed is what
+    /// they are made of. Until there is a job what could not be removed is tried again, and before one too if it is time.
+    fn next_job(&mut self, jobs: &Receiver<Making>, no_space: bool) -> Option<Making> {
         loop {
+            let now = Instant::now();
             if self.disk.leftovers() == 0 {
                 self.due = None;
-                return jobs.recv().ok();
-            }
-            let now = Instant::now();
-            let due = *self.due.get_or_insert(now);
-            if due <= now {
+            } else if *self.due.get_or_insert(now) <= now {
                 self.again();
                 self.due = Some(Instant::now() + RETRY);
-                continue;
             }
-            match jobs.recv_timeout(due - now) {
+            if no_space && let Some(job) = self.waiting.pop_front() {
+                return Some(job);
+            }
+            while let Ok(job) = jobs.try_recv() {
+                if !no_space && matches!(job, Making::Prepare(..)) {
+                    return Some(job);
+                }
+                self.waiting.push_back(job);
+            }
+            if let Some(job) = self.waiting.pop_front() {
+                return Some(job);
+            }
+            let next = match self.due {
+                None => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(due) => jobs.recv_timeout(due.saturating_duration_since(Instant::now())),
+            };
+            match next {
                 Ok(job) => return Some(job),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return None,
@@ -487,6 +560,30 @@ mod tests {
     }
 
     #[test]
+    fn the_file_of_a_segment_that_nobody_needs_any_more_is_closed() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = FileDisk::open(dir.path(), 0).unwrap();
+        let (id, size) = (SegmentId(1), 8192);
+        let mapping = disk.create_segment(id, size, || None).unwrap();
+        let waker = Waker::new().unwrap();
+        let mut segments = Segments::new(ShardId(0), disk, size, Duration::MAX, true, waker).unwrap();
+        drop(segments.file(id).unwrap());
+        // The log rests: no other one is begun.
+        segments.remove(Retired { id, mapping, used: size });
+        let is_open = || {
+            let files = fs::read_dir("/proc/self/fd").unwrap().flatten();
+            files
+                .filter_map(|fd| fs::read_link(fd.path()).ok())
+                .any(|file| file.starts_with(dir.path().join("shard-0")))
+        };
+        let begun = Instant::now();
+        while is_open() {
+            assert!(begun.elapsed() < Duration::from_secs(30), "it holds its bytes although it has no name any more");
+            thread::yield_now();
+        }
+    }
+
+    #[test]
     fn a_segment_is_made_within_the_time_that_the_log_takes_for_one() {
         let (size, pieces, most) = (64 << 20, 256, Duration::from_secs(10));
         assert_eq!(pause(Duration::ZERO, most, size), None, "the first ones are wanted at once");
@@ -535,15 +632,15 @@ mod tests {
         assert!(make(&disk, Making::Remove(retired), 8192, &pacing, &mut 0).is_none());
         assert_eq!(disk.leftovers(), 1);
         let (making, jobs) = mpsc::channel();
-        let mut removals = Removals::new(disk.clone());
+        let mut removals = Removals::new(disk.clone(), Instant::now());
         // It is tried before the next job, however many there are.
         making.send(Making::Leftovers).unwrap();
-        assert!(matches!(removals.next_job(&jobs), Some(Making::Leftovers)));
+        assert!(matches!(removals.next_job(&jobs, false), Some(Making::Leftovers)));
         assert_eq!((removals.told.len(), disk.leftovers()), (1, 1));
         fs::remove_dir(&path).unwrap();
         fs::rename(&hidden, &path).unwrap();
         // And where there is none; the thread ends only with the shard.
-        let thread = thread::spawn(move || removals.next_job(&jobs).is_none());
+        let thread = thread::spawn(move || removals.next_job(&jobs, false).is_none());
         let begun = Instant::now();
         while path.exists() || disk.leftovers() > 0 {
             assert!(begun.elapsed() < Duration::from_secs(30), "it is not tried again");
@@ -551,6 +648,29 @@ mod tests {
         }
         drop(making);
         assert!(thread.join().unwrap());
+    }
+
+    #[test]
+    fn no_segment_is_made_later_because_others_are_removed_unless_space_is_wanted() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = FileDisk::open(dir.path(), 0).unwrap();
+        let order = |no_space| {
+            let (making, jobs) = mpsc::channel();
+            for id in (1..=3).map(SegmentId) {
+                making.send(Making::Remove(Retired { id, mapping: Bytes::new(), used: 8192 })).unwrap();
+            }
+            making.send(Making::Prepare(SegmentId(9), None)).unwrap();
+            drop(making);
+            let mut removals = Removals::new(disk.clone(), Instant::now());
+            let jobs = std::iter::from_fn(|| removals.next_job(&jobs, no_space));
+            let name = |job| match job {
+                Making::Prepare(id, _) | Making::Remove(Retired { id, .. }) => id.0,
+                Making::Leftovers | Making::Close(_) => 0,
+            };
+            jobs.map(name).collect::<Vec<_>>()
+        };
+        assert_eq!(order(false), [9, 1, 2, 3]);
+        assert_eq!(order(true), [1, 2, 3, 9]);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam::utils::CachePadded;
 use hdrhistogram::Histogram;
@@ -130,6 +130,8 @@ pub(crate) struct Lengths {
     /// The same less the time in which the thread had no core; `None` where the kernel does not say it. What a turn before
     /// it was delayed by less than [`DELAY_AGE_US`] ago may be taken from it too.
     pub(crate) own: Option<Histogram<u64>>,
+    /// What of it the log's chores took: of most turns nothing. Copies that a change makes for a checkpoint are not among it.
+    pub(crate) chores: Histogram<u64>,
     pub(crate) long: LongTurns,
 }
 
@@ -207,7 +209,12 @@ impl Snapshot {
 
 impl Lengths {
     fn new(own: bool) -> Lengths {
-        Lengths { wall: new_histogram(), own: own.then(new_histogram), long: LongTurns::default() }
+        Lengths {
+            wall: new_histogram(),
+            own: own.then(new_histogram),
+            chores: new_histogram(),
+            long: LongTurns::default(),
+        }
     }
 }
 
@@ -294,6 +301,7 @@ impl Sources<'_> {
         let same = "both have the same bounds";
         snapshot.turns.long = lengths.long;
         snapshot.turns.wall.set_to(&lengths.wall).expect(same);
+        snapshot.turns.chores.set_to(&lengths.chores).expect(same);
         match (&mut snapshot.turns.own, &lengths.own) {
             (Some(copy), Some(own)) => copy.set_to(own).expect(same),
             (copy, own) => copy.clone_from(own),
@@ -305,8 +313,9 @@ impl Sources<'_> {
 /// so that the system call by which a busy shard submits is part of it.
 pub(super) struct Turns {
     begun_us: Option<u64>,
-    /// Of this turn, as a set of [`Chore`].
+    /// Of this turn, as a set of [`Chore`], and how long they took.
     chores: u8,
+    chores_took: Duration,
     lengths: Lengths,
     delays: Option<Delays>,
 }
@@ -319,7 +328,13 @@ impl Turns {
                 tracing::info!(shard = shard.0, %error, "{SCHEDSTAT} cannot be read: how long turns waited for a core is not known");
             })
             .ok();
-        Turns { begun_us: None, chores: 0, lengths: Lengths::new(delays.is_some()), delays }
+        Turns {
+            begun_us: None,
+            chores: 0,
+            chores_took: Duration::ZERO,
+            lengths: Lengths::new(delays.is_some()),
+            delays,
+        }
     }
 
     /// A turn begins.
@@ -338,6 +353,12 @@ impl Turns {
         self.chores |= chore as u8;
     }
 
+    /// The log's chores took the time since then.
+    #[inline]
+    pub(super) fn chores_since(&mut self, since: Instant) {
+        self.chores_took += since.elapsed();
+    }
+
     /// The turn is over, if it was not yet.
     #[inline]
     pub(super) fn ended(&mut self, now_us: u64) {
@@ -349,21 +370,27 @@ impl Turns {
             if let Some(own) = &mut self.lengths.own {
                 own.saturating_record(own_us);
             }
+            // What had no core is not theirs either.
+            let chores_us = (std::mem::take(&mut self.chores_took).as_micros() as u64).min(own_us);
+            self.lengths.chores.saturating_record(chores_us);
             if own_us > TOO_LONG_US {
-                self.too_long(own_us);
+                self.too_long(own_us, chores_us);
             }
             self.chores = 0;
         }
     }
 
     #[cold]
-    fn too_long(&mut self, own_us: u64) {
+    fn too_long(&mut self, own_us: u64, chores_us: u64) {
         let long = &mut self.lengths.long;
         long.none += u64::from(self.chores == 0);
         for ((chore, _), count) in Chore::ALL.iter().zip(&mut long.with) {
             *count += u64::from(self.chores & *chore as u8 != 0);
         }
-        tracing::debug!(own_us, chores = self.chores, "a long turn");
+        let with = Chore::ALL.iter().filter(|(chore, _)| self.chores & *chore as u8 != 0).map(|(_, name)| *name);
+        let with = with.collect::<Vec<_>>().join(" ");
+        // The bench reads this.
+        tracing::debug!(own_us, chores_us, with, "a long turn");
     }
 
     /// How long the thread had no core since it was asked last.
@@ -420,7 +447,7 @@ mod tests {
     use super::*;
 
     fn turns() -> Turns {
-        Turns { begun_us: None, chores: 0, lengths: Lengths::new(true), delays: None }
+        Turns { begun_us: None, chores: 0, chores_took: Duration::ZERO, lengths: Lengths::new(true), delays: None }
     }
 
     #[test]

@@ -8,14 +8,14 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use socket2::Socket;
 use whimbrel_core::ids::{ConnId, ShardId};
 use whimbrel_core::io::Moving;
 use whimbrel_core::{Counters, Effect, Effects, Input, Now, Shard};
-use whimbrel_storage::WriteId;
+use whimbrel_storage::{LogWrite, WriteId};
 use whimbrel_wire::Code;
 
 use super::conn::{Conns, News};
@@ -241,7 +241,9 @@ impl Shell {
                 _ => Chore::Checkpoint,
             });
             self.counters.segments_made += u64::from(matches!(&done, Input::SegmentReady { .. }));
+            let began = Instant::now();
             self.tell(now, done);
+            self.stats.turns.chores_since(began);
         }
         if self.wake_at_us.is_some_and(|at_us| at_us <= now.mono_us) {
             self.wake_at_us = None;
@@ -252,7 +254,10 @@ impl Shell {
             if self.shard.is_imaging() {
                 self.stats.turns.did(Chore::Checkpoint);
             }
-            self.tell(now, Input::TurnEnd { more });
+            self.shard.turn_end_of_messages(now, more, &mut self.effects);
+            let began = Instant::now();
+            self.shard.turn_end_of_chores(&mut self.effects);
+            self.stats.turns.chores_since(began);
             self.heard = false;
             self.carry_out(now);
             if cfg!(debug_assertions) {
@@ -302,6 +307,7 @@ impl Shell {
             self.ring.accept(socket.as_raw_fd());
             self.listening = Listening::Accepting(socket);
             self.control.tell(Told::Listening(self.id));
+            self.segments.node_serves();
         }
         Ok(())
     }
@@ -478,42 +484,15 @@ impl Shell {
                 Effect::Detach { conn } => self.conns.detach(conn, &mut self.ring),
                 Effect::Move { conn, to, moving } => self.move_out(conn, to, moving),
                 Effect::Lane { to, item } => self.lanes.push(to, item),
-                Effect::WriteLog(write) => match self.segments.file(write.segment) {
-                    Ok((file, is_first)) => {
-                        if is_first {
-                            self.counters.segments_begun += 1;
-                            self.stats.turns.did(Chore::Segment);
-                        }
-                        self.counters.log_writes += 1;
-                        self.counters.log_bytes += write.batch.as_ref().len() as u64;
-                        self.ring.write_log(file, write);
-                    }
-                    Err(error) => {
-                        tracing::error!(shard = self.id.0, segment = write.segment.0, %error, "cannot open a segment of the log");
-                        self.failed_writes.push(write.id);
-                    }
-                },
-                Effect::PrepareSegment { segment, reuse } => {
-                    self.counters.segments_reused += u64::from(reuse.is_some());
-                    self.stats.turns.did(Chore::Segment);
-                    self.segments.prepare(segment, reuse);
-                }
-                Effect::RemoveSegment(retired) => {
-                    self.stats.turns.did(Chore::Segment);
-                    self.segments.remove(retired);
-                }
-                Effect::Checkpoint { number, bytes, last } => {
-                    self.stats.turns.did(Chore::Checkpoint);
-                    self.segments.checkpoint(number, bytes, last);
-                }
-                Effect::ReadIn { is, mapping } => {
-                    self.counters.cold_reads += 1;
-                    self.stats.turns.did(Chore::ColdRead);
-                    self.segments.read_in(is, mapping);
-                }
-                Effect::Cold(work) => {
-                    self.stats.turns.did(Chore::Move);
-                    self.segments.cold(work);
+                Effect::WriteLog(write) => self.write_log(write),
+                Effect::PrepareSegment { .. }
+                | Effect::RemoveSegment(_)
+                | Effect::Checkpoint { .. }
+                | Effect::ReadIn { .. }
+                | Effect::Cold(_) => {
+                    let began = Instant::now();
+                    self.do_chore(effect);
+                    self.stats.turns.chores_since(began);
                 }
                 Effect::Scrub { is, mapping } => self.segments.scrub(is, mapping),
                 Effect::Tell(trouble) => trouble::tell(self.id, &trouble),
@@ -530,6 +509,56 @@ impl Shell {
         }
         self.effects.list = list;
         self.effects.clear();
+    }
+
+    fn write_log(&mut self, write: LogWrite) {
+        let began = Instant::now();
+        match self.segments.file(write.segment) {
+            Ok((file, is_first)) => {
+                if is_first {
+                    self.counters.segments_begun += 1;
+                    self.stats.turns.did(Chore::Segment);
+                    self.stats.turns.chores_since(began);
+                }
+                self.counters.log_writes += 1;
+                self.counters.log_bytes += write.batch.as_ref().len() as u64;
+                self.ring.write_log(file, write);
+            }
+            Err(error) => {
+                tracing::error!(shard = self.id.0, segment = write.segment.0, %error, "cannot open a segment of the log");
+                self.failed_writes.push(write.id);
+            }
+        }
+    }
+
+    /// Gives work on the log's files to the threads that do it.
+    fn do_chore(&mut self, effect: Effect) {
+        let chore = match effect {
+            Effect::PrepareSegment { segment, reuse } => {
+                self.counters.segments_reused += u64::from(reuse.is_some());
+                self.segments.prepare(segment, reuse);
+                Chore::Segment
+            }
+            Effect::RemoveSegment(retired) => {
+                self.segments.remove(retired);
+                Chore::Segment
+            }
+            Effect::Checkpoint { number, bytes, last } => {
+                self.segments.checkpoint(number, bytes, last);
+                Chore::Checkpoint
+            }
+            Effect::ReadIn { is, mapping } => {
+                self.counters.cold_reads += 1;
+                self.segments.read_in(is, mapping);
+                Chore::ColdRead
+            }
+            Effect::Cold(work) => {
+                self.segments.cold(work);
+                Chore::Move
+            }
+            other => unreachable!("{other:?} is no work on files"),
+        };
+        self.stats.turns.did(chore);
     }
 
     fn move_out(&mut self, conn: ConnId, to: ShardId, moving: Box<Moving>) {
