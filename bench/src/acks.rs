@@ -6,7 +6,7 @@
 //! A raw server that only flushes what came and answers has its turn as well, at the same pace: what it cannot do, none can.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
@@ -19,11 +19,12 @@ use crate::load::{IN_FLIGHT_MAX, PairsLoad, Plan, users};
 use crate::measure::{Sample, Window, window};
 use crate::metrics::Metrics;
 use crate::process::{Server, Start, find_whimbrel};
-use crate::report::Report;
+use crate::report::{MachineStops, Report};
 use crate::ring::Waits;
 use crate::run::{LOAD_CPU, OTHER_DESCRIPTORS, Options, SERVER_CPU, Target, describe, stop};
 use crate::scenario::Scenario;
 use crate::stats::{Times, median};
+use crate::stops::Stops;
 use crate::token::Minter;
 
 const WARM_UP: Duration = Duration::from_millis(500);
@@ -87,6 +88,7 @@ fn measure(scenario: &Scenario, whimbrel: &Path, scratch: &Path) -> anyhow::Resu
     let (mut raw_acks, mut stalls) = (Times::default(), Vec::new());
     let (mut samples, mut raw_samples) = (Vec::new(), Vec::new());
     let (mut ratios, mut raw_ratios, mut raw_to_flush) = (Vec::new(), Vec::new(), Vec::new());
+    let (watch, begun) = (Stops::watch([SERVER_CPU, LOAD_CPU])?, Instant::now());
     for round in 1..=scenario.rounds {
         let before = Writes::read(&data)?;
         let sample = window(&mut load, server.clock(), length)?;
@@ -125,6 +127,8 @@ fn measure(scenario: &Scenario, whimbrel: &Path, scratch: &Path) -> anyhow::Resu
         samples.push(sample);
     }
 
+    let watched = begun.elapsed();
+    let stops = watch.end()?;
     let mut report =
         Report::new(&scenario.name, environment(scenario, &[("server".to_owned(), start.command_line())])?);
     let sum = |of: fn(&Sample) -> u64| samples.iter().map(of).sum::<u64>();
@@ -145,6 +149,7 @@ fn measure(scenario: &Scenario, whimbrel: &Path, scratch: &Path) -> anyhow::Resu
     report.detail.load_stalls_per_s = Some(stalls.iter().map(|it| it.count).sum::<u64>() as f64 / window_s);
     report.detail.load_stalled_share = Some(stalls.iter().map(|it| it.total.as_secs_f64()).sum::<f64>() / window_s);
     report.detail.load_stall_max_ms = stalls.iter().map(|it| it.longest.as_secs_f64() * 1e3).max_by(f64::total_cmp);
+    report.detail.machine_stops = Some(MachineStops::of(&stops, watched));
     report.latency_us = deliveries.percentiles();
     report.ack_latency_us = acks.percentiles();
     report.disk_flush_us = flushes.percentiles();

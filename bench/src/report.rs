@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::stats::{Percentiles, median};
+use crate::stops::Span;
 
 /// The schema of [`Report`].
 pub(crate) const SCHEMA: &str = "whimbrel-bench/1";
@@ -59,8 +61,20 @@ pub(crate) struct Turns {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct MachineStops {
     pub(crate) count: usize,
-    pub(crate) total_ms: f64,
+    pub(crate) share: f64,
     pub(crate) longest_ms: f64,
+}
+
+impl MachineStops {
+    /// Of these in so much time.
+    pub(crate) fn of(stops: &[Span], time: Duration) -> MachineStops {
+        let lengths = stops.iter().map(|(from, to)| (to - from) as f64 / 1e6);
+        MachineStops {
+            count: stops.len(),
+            share: lengths.clone().sum::<f64>() / time.as_secs_f64(),
+            longest_ms: lengths.fold(0.0, f64::max) * 1e3,
+        }
+    }
 }
 
 /// On what it was measured.
@@ -130,7 +144,7 @@ pub(crate) struct Detail {
     pub(crate) turn_chores_us: Option<Turns>,
     pub(crate) turn_chores_running_p99999_us: Option<f64>,
     pub(crate) turn_chores_running_max_us: Option<f64>,
-    /// `stall`: times of a millisecond and more in which the whole machine stood still.
+    /// `stall`, `acks`: times of a millisecond and more in which the whole machine stood still.
     pub(crate) machine_stops: Option<MachineStops>,
     /// `stall`: the turns above a millisecond without what of them lay in such times.
     pub(crate) long_turns_running: BTreeMap<String, u64>,
@@ -223,7 +237,7 @@ impl Report {
         let stops = self
             .detail
             .machine_stops
-            .map(|it| format!("{}, {:.0} ms in all, at most {:.1} ms", it.count, it.total_ms, it.longest_ms));
+            .map(|it| format!("{}, {:.1} % of the time, at most {:.1} ms", it.count, it.share * 100.0, it.longest_ms));
         line("stops of the machine", stops);
         let running = self.detail.turn_running_p99999_us.zip(self.detail.turn_running_max_us);
         let tail = |tail: (f64, f64)| format!("p99.999 {:.0}  max {:.0}", tail.0, tail.1);
@@ -298,6 +312,17 @@ mod tests {
         assert_eq!(json["schema"], "whimbrel-bench/1");
         let env: Vec<&str> = json["env"].as_object().unwrap().keys().map(String::as_str).collect();
         assert!(["kernel", "cpu", "cores", "commit", "settings"].iter().all(|name| env.contains(name)));
+    }
+
+    #[test]
+    fn stops_have_a_share_of_the_time() {
+        let stops = MachineStops::of(&[(5_000, 6_000), (7_000, 10_000)], Duration::from_millis(100));
+        assert!((stops.share - 0.04).abs() < 1e-9, "{stops:?}");
+        assert_eq!((stops.count, stops.longest_ms), (2, 3.0));
+        assert_eq!(
+            MachineStops::of(&[], Duration::from_secs(1)),
+            MachineStops { count: 0, share: 0.0, longest_ms: 0.0 }
+        );
     }
 
     #[test]

@@ -2,12 +2,14 @@
 //! no clock of CPU time in it knows of that. A thread on each core that comes before all others looks twice a millisecond. Where all of
 //! them come late at the same time nobody ran.
 //!
-//! What is found is at most what there was: the time between the last look and the stop is not counted.
+//! What is found is at most what there was: the time between the last look and the stop is not counted. A kernel that keeps all cores
+//! from their threads for a millisecond at once, each by work of its own, would pass for a stop; what one core does alone does not.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow};
 
@@ -25,26 +27,41 @@ pub(crate) type Span = (u64, u64);
 /// See the [module](self).
 pub(crate) struct Stops {
     ended: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<anyhow::Result<Vec<Span>>>>,
+    threads: Vec<JoinHandle<Vec<Span>>>,
 }
 
 impl Stops {
     /// Looks from now on.
     pub(crate) fn watch(cpus: impl IntoIterator<Item = usize>) -> anyhow::Result<Stops> {
         let ended = Arc::new(AtomicBool::new(false));
+        let (tell, told) = mpsc::channel();
         let start = |cpu| {
-            let ended = Arc::clone(&ended);
+            let (ended, tell) = (Arc::clone(&ended), tell.clone());
             let thread = thread::Builder::new().name(format!("stops-{cpu}"));
-            thread.spawn(move || look(cpu, &ended)).context("start a thread")
+            let work = move || {
+                let ready = crate::process::pin(cpu).and_then(|()| {
+                    cpu::come_first().context("come before others on a core (needs root or CAP_SYS_NICE)")
+                });
+                let is_ready = ready.is_ok();
+                // Who asked waits for it.
+                let _ = tell.send(ready);
+                if is_ready { look(&ended) } else { Vec::new() }
+            };
+            thread.spawn(work).context("start a thread")
         };
-        let threads = cpus.into_iter().map(start).collect::<anyhow::Result<_>>()?;
+        let threads = cpus.into_iter().map(start).collect::<anyhow::Result<Vec<_>>>()?;
+        // What stands in the way is told before a minute was measured.
+        threads
+            .iter()
+            .try_for_each(|_| told.recv().context("a thread ended")?)
+            .context("look for stops of the machine")?;
         Ok(Stops { ended, threads })
     }
 
     /// All that there were, in their order.
     pub(crate) fn end(self) -> anyhow::Result<Vec<Span>> {
         self.ended.store(true, Ordering::Relaxed);
-        let late = self.threads.into_iter().map(|thread| thread.join().map_err(|_| anyhow!("a thread panicked"))?);
+        let late = self.threads.into_iter().map(|thread| thread.join().map_err(|_| anyhow!("a thread panicked")));
         let late = late.collect::<anyhow::Result<Vec<_>>>().context("look for stops of the machine")?;
         let mut stops = late.into_iter().reduce(|all, one| in_both(&all, &one)).unwrap_or_default();
         stops.retain(|(from, to)| to - from >= STOP_MIN_US);
@@ -52,25 +69,22 @@ impl Stops {
     }
 }
 
-/// Times in which this core did not come to look.
-fn look(cpu: usize, ended: &AtomicBool) -> anyhow::Result<Vec<Span>> {
-    crate::process::pin(cpu)?;
-    cpu::come_first().context("come before others on a core (needs root or CAP_SYS_NICE)")?;
+/// Times in which this core did not come to look. A step of the clock is none of them.
+fn look(ended: &AtomicBool) -> Vec<Span> {
+    let begun = Instant::now();
+    let begun_us = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64;
     let mut late = Vec::new();
-    let mut due = now() + PERIOD;
+    let mut due = begun + PERIOD;
     while !ended.load(Ordering::Relaxed) {
-        thread::sleep(due.saturating_sub(now()));
-        let came = now();
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+        let came = Instant::now();
         if came > due + PERIOD {
-            late.push((due.as_micros() as u64, came.as_micros() as u64));
+            let at = |time: Instant| begun_us + (time - begun).as_micros() as u64;
+            late.push((at(due), at(came)));
         }
         due = came + PERIOD;
     }
-    Ok(late)
-}
-
-fn now() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    late
 }
 
 /// What two lists of spans in their order have in common.
@@ -107,10 +121,11 @@ mod tests {
     #[test]
     fn whoever_looks_ends_when_he_is_told() {
         // Without the right to come first there is an error, and not a run without a word.
-        let stops = Stops::watch([0]).unwrap();
-        thread::sleep(Duration::from_millis(5));
-        match stops.end() {
-            Ok(stops) => assert!(stops.iter().all(|(from, to)| to - from >= STOP_MIN_US)),
+        match Stops::watch([0]) {
+            Ok(stops) => {
+                thread::sleep(Duration::from_millis(5));
+                assert!(stops.end().unwrap().iter().all(|(from, to)| to - from >= STOP_MIN_US));
+            }
             Err(error) => assert!(format!("{error:#}").contains("CAP_SYS_NICE"), "{error:#}"),
         }
     }

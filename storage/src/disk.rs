@@ -90,7 +90,7 @@ pub trait Disk {
         Ok(None)
     }
 
-    /// Removes that mark, if it is there. It is gone for good when this returns.
+    /// Removes that mark, or makes it none, if it is there. It is gone for good when this returns.
     fn remove_end(&mut self) -> io::Result<()> {
         Ok(())
     }

@@ -16,7 +16,7 @@ use rustix::io::{Errno, ReadWriteFlags};
 
 use crate::layout::{self, SegmentHeader};
 use crate::leftovers::Leftovers;
-use crate::limits::PAGE_BYTES;
+use crate::limits::{LEFTOVERS_MAX, PAGE_BYTES};
 use crate::look::{PutAside, put_aside_in};
 use crate::scrub::{self, FileSource, Partly, SegmentIs};
 use crate::{Arriving, Disk, Position, SegmentId, end, mapping};
@@ -79,7 +79,9 @@ impl FileDisk {
                 Some("tmp") if path.to_str().is_some_and(|path| path.ends_with(CHECKPOINT_TMP)) => {
                     disk.keep_as_reserve(&path)?;
                 }
-                Some("tmp") if is_segment_tmp(&path) => disk.leftovers.note(&path),
+                Some("tmp") if is_segment_tmp(&path) && disk.leftovers.count() < LEFTOVERS_MAX => {
+                    disk.leftovers.note(&path);
+                }
                 Some("tmp") => disk.discard(&path),
                 Some("seg") => expect(&path, NonZero::new(SEGMENT_LOOK_BYTES)),
                 Some("ckpt") => expect(&path, None),
@@ -116,7 +118,7 @@ impl FileDisk {
         pause: impl FnMut() -> Option<Duration>,
     ) -> io::Result<Bytes> {
         let was = self.path(old);
-        // Its old name goes first: a crash leaves a file that the next start removes.
+        // Its old name goes first: a crash leaves a file that goes after the next start.
         let named = self.names_for(id).and_then(|(path, tmp)| fs::rename(&was, &tmp).map(|()| (path, tmp)));
         let (path, tmp) = named.inspect_err(|_| self.discard(&was))?;
         sync_directory(&self.directory)
@@ -148,7 +150,7 @@ impl FileDisk {
         self.remove_file(&path).inspect_err(|_| self.leftovers.note(&path))
     }
 
-    /// How many files nobody needs and could not be removed.
+    /// How many files nobody needs that could not be removed, or that a start has found.
     pub fn leftovers(&self) -> usize {
         self.leftovers.count()
     }
@@ -505,13 +507,14 @@ impl Disk for FileDisk {
         let path = self.directory.join(END);
         let file = match OpenOptions::new().write(true).open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            other => other?,
+            // One that cannot be written to can still be removed.
+            Err(_) => {
+                fs::remove_file(&path)?;
+                return sync_directory(&self.directory);
+            }
+            Ok(file) => file,
         };
-        if write_durable(&file, 0, &[0; end::END_BYTES]).is_ok() {
-            return Ok(());
-        }
-        fs::remove_file(&path)?;
-        sync_directory(&self.directory)
+        write_durable(&file, 0, &[0; end::END_BYTES])
     }
 }
 

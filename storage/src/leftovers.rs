@@ -1,4 +1,4 @@
-//! Files that nobody needs any more and that could not be removed. What was delivered may stand in them, so whoever has a disk's files
+//! Files that nobody needs any more and that could not be removed, or that a start found and did not wait for. What was delivered may stand in them, so whoever has a disk's files
 //! made tries again: [`FileDisk::remove_leftovers`](crate::FileDisk::remove_leftovers).
 //!
 //! No file of the log that is in use is ever in the list: who makes one takes its name from it first.
@@ -20,7 +20,7 @@ pub(crate) struct Leftovers {
 }
 
 impl Leftovers {
-    /// This one could not be removed. Where there are too many the next start finds it.
+    /// This one is still to be removed. Where there are too many the next start finds it.
     pub(crate) fn note(&self, path: &Path) {
         let mut list = self.lock();
         if list.len() < LEFTOVERS_MAX {

@@ -89,7 +89,7 @@ pub struct ShardFiles {
     pub segments: Vec<SegmentId>,
     /// Checkpoints, the newest first.
     pub checkpoints: Vec<u64>,
-    /// What a crash left of files that were being made: the next start removes them, or keeps their bytes for checkpoints.
+    /// What a crash left of files that were being made: they go after the next start, or it keeps their bytes for checkpoints.
     pub remains: Vec<String>,
     /// Damaged checkpoints and spare segments that starts put aside.
     pub put_aside: Vec<PutAside>,

@@ -63,12 +63,15 @@ pub(crate) fn map(file: &File, populate: bool) -> io::Result<Bytes> {
     Ok(bytes)
 }
 
-/// Up to here only what is asked for is read in: it is the beginning of a segment, and nobody goes on behind it. Left to itself the
+/// Up to here only what is asked for is read in: mostly it is the beginning of a segment, and nobody goes on behind it. Left to itself the
 /// kernel reads as much as its read-ahead may (8 MiB here, for which each of two such looks of a clean start waited 13 to 40 ms).
 const ALONE_BYTES: usize = 16 << 10;
 
 /// Reads the pages of a mapping in, so that looking at them does not wait for the disk. It blocks: not for a core.
 pub fn read_in(mapping: &Bytes) -> io::Result<()> {
+    if mapping.is_empty() {
+        return Ok(());
+    }
     if mapping.len() <= ALONE_BYTES {
         // Where the kernel does not take the advice it reads more.
         let _ = advise(mapping, rustix::mm::Advice::Random);
@@ -81,7 +84,7 @@ pub fn read_in(mapping: &Bytes) -> io::Result<()> {
         .try_for_each(|from| read_in_piece(&mapping.slice(from..mapping.len().min(from + PIECE_BYTES))))
 }
 
-/// Advice on how to read the pages that these bytes of a mapping lie in, or to read them.
+/// Advice on how to read the pages that these bytes of a mapping, one at least, lie in, or to read them.
 fn advise(mapping: &Bytes, advice: rustix::mm::Advice) -> rustix::io::Result<()> {
     let start = mapping.as_ptr();
     let before = start.addr() % crate::limits::PAGE_BYTES as usize;

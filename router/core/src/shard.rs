@@ -288,29 +288,18 @@ impl Shard {
             }
             Input::Stop => self.on_stop(fx),
             Input::TurnEnd { more } => {
-                self.end_messages(fx, more);
-                self.end_chores(fx);
+                self.turn_end_of_messages(now, more, fx);
+                return self.turn_end_of_chores(fx);
             }
         }
         #[cfg(debug_assertions)]
         self.invariants();
     }
 
-    /// [`Input::TurnEnd`] is told in two parts by who wants to know how long each takes: this is what is done for messages, and
+    /// [`Input::TurnEnd`] in two parts, for who wants to know how long each takes: this is what is done for messages, and
     /// [`Shard::turn_end_of_chores`] follows at once.
     pub fn turn_end_of_messages(&mut self, now: Now, more: bool, fx: &mut Effects) {
         self.now = now;
-        self.end_messages(fx, more);
-    }
-
-    /// And this is what is done for the log itself: a slice of a checkpoint, what may leave memory, an empty batch.
-    pub fn turn_end_of_chores(&mut self, fx: &mut Effects) {
-        self.end_chores(fx);
-        #[cfg(debug_assertions)]
-        self.invariants();
-    }
-
-    fn end_messages(&mut self, fx: &mut Effects, more: bool) {
         self.on_timeout(fx);
         self.refill_lanes(fx);
         loop {
@@ -327,7 +316,8 @@ impl Shard {
         self.deliver_all(fx);
     }
 
-    fn end_chores(&mut self, fx: &mut Effects) {
+    /// And this is what is done for the log itself: a slice of a checkpoint, what may leave memory, an empty batch.
+    pub fn turn_end_of_chores(&mut self, fx: &mut Effects) {
         // Whoever waited for what was read in has looked.
         self.log.cool();
         self.checkpoint(fx);

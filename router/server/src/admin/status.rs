@@ -80,7 +80,7 @@ pub(crate) struct ShardStatus {
     pub(crate) segments: u64,
     /// Pieces of the log that are not what was written.
     pub(crate) rot_found: u64,
-    /// Files of the log that nobody needs and that could not be removed yet.
+    /// Files of the log that nobody needs and that are not removed yet.
     #[serde(default)]
     pub(crate) leftovers: u64,
     pub(crate) turns: u64,

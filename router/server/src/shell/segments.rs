@@ -269,7 +269,7 @@ impl Segments {
         }
     }
 
-    /// How many files nobody needs and could not be removed yet.
+    /// How many files nobody needs that are not removed yet.
     pub(super) fn leftovers(&self) -> usize {
         self.disk.leftovers()
     }
@@ -330,7 +330,14 @@ fn make(disk: &FileDisk, job: Making, size_bytes: u32, pacing: &Pacing, failures
             drop(mapping);
             disk.recycle_segment(old, used, segment, size_bytes, pause)
         }
-        None => disk.create_segment(segment, size_bytes, pause),
+        None => match disk.create_segment(segment, size_bytes, pause) {
+            Err(_) if disk.leftovers() > 0 => {
+                // What a crash left may be all that is in the way. What cannot be removed is tried again and told.
+                disk.remove_leftovers();
+                disk.create_segment(segment, size_bytes, pause)
+            }
+            made => made,
+        },
     };
     Some(match made {
         Ok(mapping) => {
@@ -377,7 +384,7 @@ impl Removals {
             let now = Instant::now();
             if self.disk.leftovers() == 0 {
                 self.due = None;
-            } else if *self.due.get_or_insert(now) <= now {
+            } else if no_space || *self.due.get_or_insert(now) <= now {
                 self.again();
                 self.due = Some(Instant::now() + RETRY);
             }
@@ -508,7 +515,14 @@ impl Keeper {
 
     /// Keeps space for the next checkpoint.
     fn reserve(&mut self) {
-        if let Err(error) = self.disk.reserve_checkpoint(self.written_bytes + self.reserve_bytes) {
+        let size_bytes = self.written_bytes + self.reserve_bytes;
+        let mut kept = self.disk.reserve_checkpoint(size_bytes);
+        if kept.is_err() && self.disk.leftovers() > 0 {
+            // What a crash left may be all that is in the way. What cannot be removed the other thread tells.
+            self.disk.remove_leftovers();
+            kept = self.disk.reserve_checkpoint(size_bytes);
+        }
+        if let Err(error) = kept {
             tracing::warn!(
                 %error,
                 "no space can be kept for the next checkpoint; without one nothing in the log is forgotten: make room"

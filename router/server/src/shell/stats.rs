@@ -374,14 +374,14 @@ impl Turns {
             let chores_us = (std::mem::take(&mut self.chores_took).as_micros() as u64).min(own_us);
             self.lengths.chores.saturating_record(chores_us);
             if own_us > TOO_LONG_US {
-                self.too_long(own_us, chores_us);
+                self.too_long(length_us, own_us, chores_us);
             }
             self.chores = 0;
         }
     }
 
     #[cold]
-    fn too_long(&mut self, own_us: u64, chores_us: u64) {
+    fn too_long(&mut self, wall_us: u64, own_us: u64, chores_us: u64) {
         let long = &mut self.lengths.long;
         long.none += u64::from(self.chores == 0);
         for ((chore, _), count) in Chore::ALL.iter().zip(&mut long.with) {
@@ -390,7 +390,7 @@ impl Turns {
         let with = Chore::ALL.iter().filter(|(chore, _)| self.chores & *chore as u8 != 0).map(|(_, name)| *name);
         let with = with.collect::<Vec<_>>().join(" ");
         // The bench reads this.
-        tracing::debug!(own_us, chores_us, with, "a long turn");
+        tracing::debug!(wall_us, own_us, chores_us, with, "a long turn");
     }
 
     /// How long the thread had no core since it was asked last.

@@ -121,7 +121,7 @@ fn notes(files: &ShardFiles) -> Vec<String> {
         files
             .remains
             .iter()
-            .map(|name| format!("{name} was being made when the server ended: the next start removes it")),
+            .map(|name| format!("{name} was being made when the server ended: it is removed after the next start")),
     );
     notes.extend(
         files
