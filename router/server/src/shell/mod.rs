@@ -2,7 +2,7 @@
 //! its ring and its connections.
 //!
 //! - [`turn`] is the loop; [`conn`] the sockets, [`queue`] what they are sent, [`lane`] what shards tell each other,
-//!   [`segments`] the files of the log.
+//!   [`segments`] the files of the log, and [`keeper`] what takes long with them.
 //! - [`ring`] and [`buffers`] speak io_uring, [`sleep`] lends glommio the ring's eventfd. Only these three have unsafe code.
 //! - [`scrub`] is the thread that reads what nobody looks at, and [`trouble`] how damage is told.
 //! - [`stats`] is what the shards publish for the admin thread. [`control`] is what the main thread and the shards tell each other.
@@ -10,6 +10,7 @@
 mod buffers;
 mod conn;
 mod control;
+mod keeper;
 mod lane;
 mod queue;
 mod ring;

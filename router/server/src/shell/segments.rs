@@ -1,11 +1,11 @@
-//! A shard's segment files: the one that is being written, and threads that make new ones, write checkpoints, and read in and
-//! check what a core is about to look at. Files that could not be removed are tried again.
+//! A shard's segment files: the one that is being written, and a thread that makes new ones and removes old ones. Files that could not be
+//! removed are tried again. What else is done with them [`keeper`](super::keeper) and [`scrub`] do.
 
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,15 +17,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use whimbrel_core::Input;
 use whimbrel_core::ids::ShardId;
-use whimbrel_storage::{
-    CHECKPOINT_MAGIC, ColdWork, FileDisk, Position, Retired, SegmentId, SegmentIs, ZEROS_BYTES, read_in,
-};
+use whimbrel_storage::{ColdWork, FileDisk, Position, Retired, SegmentId, SegmentIs, ZEROS_BYTES};
 
+use super::keeper::{Keeper, Keeping};
 use super::scrub::{self, Scrubbing};
 use super::sleep::Waker;
 
 /// One in so many failures in a row is logged.
-const LOGGED: u32 = 60;
+pub(super) const LOGGED: u32 = 60;
 
 /// How long the thread that makes segments sleeps at most after a piece of one. Written at once the zeros of a segment keep the disk
 /// busy for 50 ms, in which no batch of the log gets there.
@@ -54,20 +53,13 @@ const ENDS: &str = "the threads end with this value";
 pub(super) type Done = Input<'static>;
 
 /// Work for the thread that makes segments.
-enum Making {
+pub(super) enum Making {
     Prepare(SegmentId, Option<Retired>),
     Remove(Retired),
     /// Another thread could not remove a file.
     Leftovers,
     /// The core writes to it no more. If it was removed meanwhile its bytes go with this, for which a core waited up to 68 ms.
     Close(File),
-}
-
-/// Work for the other thread, which may take long: a segment that is wanted does not wait for it.
-enum Keeping {
-    Checkpoint { number: u64, bytes: Vec<u8>, last: Option<u64> },
-    ReadIn(SegmentIs, Bytes),
-    Cold(ColdWork),
 }
 
 /// What may be read later.
@@ -161,15 +153,7 @@ impl Segments {
         let scrubbing = scrub::start(shard, disk.clone(), results.clone(), waker.clone())?;
         let (keeping, jobs) = mpsc::channel();
         let reserve_bytes = u64::from(size_bytes) / RESERVE_PART;
-        let mut keeper = Keeper {
-            disk: disk.clone(),
-            writing: None,
-            written_bytes: 0,
-            reserve_bytes,
-            failures: 0,
-            cold_failures: 0,
-            making: making.clone(),
-        };
+        let mut keeper = Keeper::new(disk.clone(), reserve_bytes, making.clone());
         thread::Builder::new().name(format!("keeper-{shard}")).spawn(move || {
             if has_log {
                 keeper.reserve();
@@ -434,120 +418,6 @@ impl Removals {
     }
 }
 
-/// Writes checkpoints and reads segments in.
-struct Keeper {
-    disk: FileDisk,
-    /// The checkpoint that is being written.
-    writing: Option<(u64, File)>,
-    /// Bytes of it so far.
-    written_bytes: u64,
-    /// What is kept for the next one beside the bytes of the last.
-    reserve_bytes: u64,
-    /// In a row.
-    failures: u32,
-    /// The same of work on cold segments.
-    cold_failures: u32,
-    /// For what it cannot remove.
-    making: Sender<Making>,
-}
-
-impl Keeper {
-    fn work(&mut self, job: Keeping) -> Option<Done> {
-        match job {
-            Keeping::ReadIn(is, mapping) => {
-                // A look at a page that cannot be read would end the process, and one that was read may be gone again by then: so the
-                // file is checked, from memory where it is there. Before it its pages are mapped, for whoever looks next.
-                if let Err(error) = read_in(&mapping) {
-                    tracing::error!(segment = is.id.0, %error, "cannot read a segment in; check the disk (dmesg, smartctl)");
-                }
-                let checked = scrub::check(&self.disk, &is, self.disk.cached_source(&is));
-                Some(Input::ReadIn { checked })
-            }
-            Keeping::Cold(work) => Some(match work.run(&mut self.disk) {
-                Ok(done) => {
-                    self.cold_failures = 0;
-                    Input::ColdDone(Box::new(done))
-                }
-                Err(error) => self.cold_failed(&error),
-            }),
-            Keeping::Checkpoint { number, bytes, last } => {
-                let is_first = self.writing.as_ref().is_none_or(|(writing, _)| *writing != number);
-                if is_first && !bytes.starts_with(CHECKPOINT_MAGIC) {
-                    // It failed, and was answered so; this was on its way already.
-                    return Some(Input::CheckpointTaken { number });
-                }
-                Some(match self.write(number, &bytes, last) {
-                    Ok(()) if last.is_none() => Input::CheckpointTaken { number },
-                    Ok(()) => Input::CheckpointWritten { number },
-                    Err(error) => {
-                        if self.failures.is_multiple_of(LOGGED) {
-                            tracing::error!(
-                                number, %error,
-                                "cannot write a checkpoint; it is tried again every second. Until then the log grows and nothing in it is \
-                                 forgotten: make room, or check the disk (dmesg)"
-                            );
-                        }
-                        self.failures += 1;
-                        self.writing = None;
-                        self.disk.abandon_checkpoint(number);
-                        Input::CheckpointFailed { number }
-                    }
-                })
-            }
-        }
-    }
-
-    fn cold_failed(&mut self, error: &io::Error) -> Done {
-        if self.cold_failures.is_multiple_of(LOGGED) {
-            tracing::error!(
-                %error,
-                "cannot move what waits out of old segments, or overwrite what is delivered there; it is tried again with the \
-                 next checkpoint. Until then the log grows: make room, or check the disk (dmesg)"
-            );
-        }
-        self.cold_failures += 1;
-        if self.disk.leftovers() > 0 {
-            // The other thread may have ended, with the shard: then the next start finds what is left.
-            let _ = self.making.send(Making::Leftovers);
-        }
-        Input::ColdFailed
-    }
-
-    /// Keeps space for the next checkpoint.
-    fn reserve(&mut self) {
-        let size_bytes = self.written_bytes + self.reserve_bytes;
-        let mut kept = self.disk.reserve_checkpoint(size_bytes);
-        if kept.is_err() && self.disk.leftovers() > 0 {
-            // What a crash left may be all that is in the way. What cannot be removed the other thread tells.
-            self.disk.remove_leftovers();
-            kept = self.disk.reserve_checkpoint(size_bytes);
-        }
-        if let Err(error) = kept {
-            tracing::warn!(
-                %error,
-                "no space can be kept for the next checkpoint; without one nothing in the log is forgotten: make room"
-            );
-        }
-    }
-
-    fn write(&mut self, number: u64, bytes: &[u8], last: Option<u64>) -> io::Result<()> {
-        if self.writing.as_ref().is_none_or(|(writing, _)| *writing != number) {
-            self.writing = Some((number, self.disk.begin_checkpoint(number)?));
-            self.written_bytes = 0;
-        }
-        let Some((_, file)) = &mut self.writing else { return Ok(()) };
-        file.write_all(bytes)?;
-        self.written_bytes += bytes.len() as u64;
-        if let Some(keep_from) = last {
-            self.disk.finish_checkpoint(file, number, keep_from)?;
-            self.writing = None;
-            self.failures = 0;
-            self.reserve();
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -556,22 +426,6 @@ mod tests {
     use whimbrel_storage::Disk;
 
     use super::*;
-
-    #[test]
-    fn a_segment_that_is_read_in_is_checked_by_its_file() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let disk = FileDisk::open(dir.path(), 0).expect("a disk");
-        let is = SegmentIs { shard: 0, id: SegmentId(1), size_bytes: 64 << 10, generation: None };
-        disk.create_segment(is.id, is.size_bytes, || None).expect("a segment");
-        // Nobody looks at what it is given, which stands for pages that are gone again: in them there is no segment.
-        let mapping = Bytes::from(vec![0; is.size_bytes as usize]);
-        let (making, _jobs) = mpsc::channel();
-        let mut keeper =
-            Keeper { disk, writing: None, written_bytes: 0, reserve_bytes: 0, failures: 0, cold_failures: 0, making };
-        let done = keeper.work(Keeping::ReadIn(is, mapping));
-        let Some(Input::ReadIn { checked }) = done else { panic!("it is answered") };
-        assert_eq!((checked.segment, checked.bytes, &checked.rot[..]), (is.id, u64::from(is.size_bytes), &[][..]));
-    }
 
     #[test]
     fn the_file_of_a_segment_that_nobody_needs_any_more_is_closed() {
@@ -685,17 +539,5 @@ mod tests {
         };
         assert_eq!(order(false), [9, 1, 2, 3]);
         assert_eq!(order(true), [1, 2, 3, 9]);
-    }
-
-    #[test]
-    fn a_copy_that_cannot_be_removed_is_left_to_the_thread_that_tries_again() {
-        let dir = tempfile::tempdir().unwrap();
-        let (disk, retired, _) = irremovable(dir.path());
-        disk.remove_segment(retired.id).unwrap_err();
-        let (making, jobs) = mpsc::channel();
-        let mut keeper =
-            Keeper { disk, writing: None, written_bytes: 0, reserve_bytes: 0, failures: 0, cold_failures: 0, making };
-        assert!(matches!(keeper.cold_failed(&io::Error::other("any")), Input::ColdFailed));
-        assert!(matches!(jobs.try_recv(), Ok(Making::Leftovers)));
     }
 }
