@@ -155,7 +155,7 @@ pub struct Bounds {
     pub image_places: u64,
     /// Objects, or pieces of them, that one turn makes images of at most.
     pub image_objects: u32,
-    /// Bytes of an image that one turn makes, about: of 64 KiB a fifth of a millisecond's work.
+    /// Bytes of an image that one turn makes, about: of 32 KiB a tenth of a millisecond's work, and on a slow machine four tenths.
     pub image_slice_bytes: usize,
     /// Bytes of an image that are written at once.
     pub image_piece_bytes: usize,
@@ -190,8 +190,8 @@ impl Default for Bounds {
             retry_after_ms: 200,
             forget_after_us: 600_000 * MS,
             image_places: 2048,
-            image_objects: 512,
-            image_slice_bytes: 64 * 1024,
+            image_objects: 256,
+            image_slice_bytes: 32 * 1024,
             image_piece_bytes: 256 * 1024,
             sorted_places: 2048,
             checkpoint_segments: 4,

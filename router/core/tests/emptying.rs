@@ -273,7 +273,7 @@ fn whenever_the_power_is_lost_while_what_waits_is_moved_all_of_it_is_there() {
     assert_eq!(node.sent, number);
     let expected: Vec<u64> = (1..=number).collect();
     let mut step = 0;
-    for turns in 1..=60 {
+    for turns in 1..=90 {
         // A turn in the middle of a checkpoint may as well be one of Raft's ticks.
         let is_imaging = node.shard.is_imaging();
         node.turn(if is_imaging { 110_000 } else { STEP_US / 2 });
@@ -296,7 +296,7 @@ fn whenever_the_power_is_lost_while_what_waits_is_moved_all_of_it_is_there() {
         if moved_twice == 0 {
             node.say(bob, |b, out| b.ack(out, floor + 1));
         }
-        for _ in 0..3 {
+        for _ in 0..6 {
             node.turn(if node.shard.is_imaging() { 110_000 } else { STEP_US / 3 });
             for newest_rots in [false, true] {
                 let after = node.after_crash(newest_rots);
