@@ -9,7 +9,7 @@ use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -43,6 +43,10 @@ const HURRIED: Duration = Duration::from_secs(2);
 
 /// How long after a failure it is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// So long the first segment waits at most for the node to serve: what is written meanwhile keeps the starts of other shards from the disk.
+/// A log that has too few spares to begin with waits for it.
+const START_PATIENCE: Duration = Duration::from_millis(250);
 
 /// Beside the bytes of the last checkpoint this part of a segment is kept for what the next has more.
 const RESERVE_PART: u64 = 4;
@@ -114,7 +118,9 @@ pub(super) struct Segments {
     done: Receiver<Done>,
     /// Work that will be answered.
     outstanding: usize,
-    /// Until the node serves: nothing is read but what the starts of its shards wait for.
+    /// Whether the node serves, for the thread that makes segments.
+    serves: Arc<AtomicBool>,
+    /// Until then: nothing is read but what the starts of its shards wait for.
     held_back: Option<Vec<Reading>>,
 }
 
@@ -132,14 +138,20 @@ impl Segments {
         let (results, done) = mpsc::channel();
         let (worker, wake, tell) = (disk.clone(), waker.clone(), results.clone());
         let begun = Arc::new(AtomicU32::new(0));
+        let serves = Arc::new(AtomicBool::new(false));
+        let node_serves = Arc::clone(&serves);
         let pauses_max = forget_after / MAKING_OF_FORGETTING;
         let mut pacing = Pacing { begun: Arc::clone(&begun), pause: None, pauses_max, asked: None };
         thread::Builder::new().name(format!("segments-{shard}")).spawn(move || {
             let mut failures = 0;
+            let started = Instant::now();
             // Other shards still start, and write.
             let mut removals = Removals::new(worker.clone(), Instant::now() + RETRY);
             while let Some(job) = removals.next_job(&jobs, failures > 0) {
                 if matches!(job, Making::Prepare(..)) {
+                    while !node_serves.load(Ordering::Relaxed) && started.elapsed() < START_PATIENCE {
+                        thread::sleep(Duration::from_millis(2));
+                    }
                     pacing.asked(size_bytes);
                 }
                 let Some(result) = make(&worker, job, size_bytes, &pacing, &mut failures) else { continue };
@@ -175,6 +187,7 @@ impl Segments {
             scrubbing,
             done,
             outstanding: 0,
+            serves,
             held_back: Some(Vec::new()),
         })
     }
@@ -237,6 +250,7 @@ impl Segments {
 
     /// All shards of the node have started.
     pub(super) fn node_serves(&mut self) {
+        self.serves.store(true, Ordering::Relaxed);
         self.held_back.take().into_iter().flatten().for_each(|reading| self.read(reading));
     }
 
