@@ -25,7 +25,7 @@ use crate::{Arriving, Disk, Position, SegmentId, end, mapping};
 pub const ZEROS_BYTES: usize = 256 << 10;
 
 /// And given to the disk at the latest when so many of them are written: with all of a segment written at its end every flush of the
-/// log waited for 64 MiB, 100 ms here.
+/// log waited for 64 MiB.
 const WRITE_BACK_BYTES: u64 = 1 << 20;
 
 /// Files of checkpoints: the two that are kept, and one that is being written.
