@@ -88,7 +88,7 @@ fn measure(scenario: &Scenario, whimbrel: &Path, scratch: &Path) -> anyhow::Resu
     let (mut raw_acks, mut stalls) = (Times::default(), Vec::new());
     let (mut samples, mut raw_samples) = (Vec::new(), Vec::new());
     let (mut ratios, mut raw_ratios, mut raw_to_flush) = (Vec::new(), Vec::new(), Vec::new());
-    let (watch, begun) = (Stops::watch([SERVER_CPU, LOAD_CPU])?, Instant::now());
+    let (watch, begun) = (Stops::watch_if_allowed([SERVER_CPU, LOAD_CPU]), Instant::now());
     for round in 1..=scenario.rounds {
         let before = Writes::read(&data)?;
         let sample = window(&mut load, server.clock(), length)?;
@@ -128,7 +128,7 @@ fn measure(scenario: &Scenario, whimbrel: &Path, scratch: &Path) -> anyhow::Resu
     }
 
     let watched = begun.elapsed();
-    let stops = watch.end()?;
+    let stops = watch.map(Stops::end).transpose()?;
     let mut report =
         Report::new(&scenario.name, environment(scenario, &[("server".to_owned(), start.command_line())])?);
     let sum = |of: fn(&Sample) -> u64| samples.iter().map(of).sum::<u64>();
@@ -149,7 +149,7 @@ fn measure(scenario: &Scenario, whimbrel: &Path, scratch: &Path) -> anyhow::Resu
     report.detail.load_stalls_per_s = Some(stalls.iter().map(|it| it.count).sum::<u64>() as f64 / window_s);
     report.detail.load_stalled_share = Some(stalls.iter().map(|it| it.total.as_secs_f64()).sum::<f64>() / window_s);
     report.detail.load_stall_max_ms = stalls.iter().map(|it| it.longest.as_secs_f64() * 1e3).max_by(f64::total_cmp);
-    report.detail.machine_stops = Some(MachineStops::of(&stops, watched));
+    report.detail.machine_stops = stops.map(|stops| MachineStops::of(&stops, watched));
     report.latency_us = deliveries.percentiles();
     report.ack_latency_us = acks.percentiles();
     report.disk_flush_us = flushes.percentiles();

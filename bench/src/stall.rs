@@ -94,7 +94,7 @@ fn measure(scenario: &Scenario, whimbrel: &Path, scratch: &Path) -> anyhow::Resu
     let before = MachineTicks::read();
     let mut ring = inboxes.ring()?;
     let mut come = 0;
-    let watch = Stops::watch([SERVER_CPU, LOAD_CPU])?;
+    let watch = Stops::watch_if_allowed([SERVER_CPU, LOAD_CPU]);
     load.resume();
     load.measured(true);
     let begun = Instant::now();
@@ -116,7 +116,7 @@ fn measure(scenario: &Scenario, whimbrel: &Path, scratch: &Path) -> anyhow::Resu
         inboxes.turn(&mut ring, Duration::from_millis(5))?;
     }
     let metrics = Metrics::read(&data)?;
-    let (watched, stops) = (begun.elapsed(), watch.end()?);
+    let (watched, stops) = (begun.elapsed(), watch.map(Stops::end).transpose()?);
     let Disturbance { steal_share, others_share } = MachineTicks::read().disturbance(before);
 
     let mut report =
@@ -129,8 +129,11 @@ fn measure(scenario: &Scenario, whimbrel: &Path, scratch: &Path) -> anyhow::Resu
     report.ack_latency_us = latencies.ack.percentiles();
     let (own, chores) = (turns(&metrics, "own")?, turns(&metrics, "chores")?);
     report.turn_own_us = Some(own);
-    report.detail.machine_stops = Some(MachineStops::of(&stops, watched));
-    running(&mut report, own, chores, &long_turns(&data.with_extension("log"))?, &stops);
+    report.detail.turn_chores_us = Some(chores);
+    if let Some(stops) = stops {
+        report.detail.machine_stops = Some(MachineStops::of(&stops, watched));
+        running(&mut report, own, chores, &long_turns(&data.with_extension("log"))?, &stops);
+    }
     for (name, metric) in CHORES {
         report.detail.chores.insert(name.to_owned(), metrics.sum(metric)? as u64);
     }
@@ -219,7 +222,6 @@ fn running(report: &mut Report, own: Turns, chores: Turns, long: &[LongTurn], st
     let detail = &mut report.detail;
     (detail.turn_running_p99999_us, detail.turn_running_max_us) = tail(turns, own);
     (detail.turn_chores_running_p99999_us, detail.turn_chores_running_max_us) = tail(of_chores, chores);
-    detail.turn_chores_us = Some(chores);
 }
 
 /// What the server says of its turns' `part`.

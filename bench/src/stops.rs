@@ -31,8 +31,13 @@ pub(crate) struct Stops {
 }
 
 impl Stops {
-    /// Looks from now on.
-    pub(crate) fn watch(cpus: impl IntoIterator<Item = usize>) -> anyhow::Result<Stops> {
+    /// Looks from now on; `None`, and a warning, where it is not allowed to: what is measured then has the stops in it.
+    pub(crate) fn watch_if_allowed(cpus: impl IntoIterator<Item = usize>) -> Option<Stops> {
+        let watch = Stops::watch(cpus);
+        watch.inspect_err(|error| eprintln!("warning: stops of the machine are not told: {error:#}")).ok()
+    }
+
+    fn watch(cpus: impl IntoIterator<Item = usize>) -> anyhow::Result<Stops> {
         let ended = Arc::new(AtomicBool::new(false));
         let (tell, told) = mpsc::channel();
         let start = |cpu| {

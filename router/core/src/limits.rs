@@ -155,7 +155,7 @@ pub struct Bounds {
     pub image_places: u64,
     /// Objects, or pieces of them, that one turn makes images of at most.
     pub image_objects: u32,
-    /// Bytes of an image that one turn makes, about: of 32 KiB a tenth of a millisecond's work, and on a slow machine four tenths.
+    /// Bytes of an image that one turn makes, about: a small part of the millisecond that a turn may have (`bench/scenarios/stall.toml`).
     pub image_slice_bytes: usize,
     /// Bytes of an image that are written at once.
     pub image_piece_bytes: usize,

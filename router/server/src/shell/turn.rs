@@ -485,15 +485,19 @@ impl Shell {
                 Effect::Move { conn, to, moving } => self.move_out(conn, to, moving),
                 Effect::Lane { to, item } => self.lanes.push(to, item),
                 Effect::WriteLog(write) => self.write_log(write),
-                Effect::PrepareSegment { .. }
-                | Effect::RemoveSegment(_)
-                | Effect::Checkpoint { .. }
-                | Effect::ReadIn { .. }
-                | Effect::Cold(_) => {
-                    let began = Instant::now();
-                    self.do_chore(effect);
-                    self.stats.turns.chores_since(began);
+                Effect::PrepareSegment { segment, reuse } => {
+                    self.counters.segments_reused += u64::from(reuse.is_some());
+                    self.chore(Chore::Segment, |segments| segments.prepare(segment, reuse));
                 }
+                Effect::RemoveSegment(retired) => self.chore(Chore::Segment, |segments| segments.remove(retired)),
+                Effect::Checkpoint { number, bytes, last } => {
+                    self.chore(Chore::Checkpoint, |segments| segments.checkpoint(number, bytes, last));
+                }
+                Effect::ReadIn { is, mapping } => {
+                    self.counters.cold_reads += 1;
+                    self.chore(Chore::ColdRead, |segments| segments.read_in(is, mapping));
+                }
+                Effect::Cold(work) => self.chore(Chore::Move, |segments| segments.cold(work)),
                 Effect::Scrub { is, mapping } => self.segments.scrub(is, mapping),
                 Effect::Tell(trouble) => trouble::tell(self.id, &trouble),
                 Effect::WakeAt { mono_us } => self.wake_at_us = Some(mono_us),
@@ -532,33 +536,11 @@ impl Shell {
     }
 
     /// Gives work on the log's files to the threads that do it.
-    fn do_chore(&mut self, effect: Effect) {
-        let chore = match effect {
-            Effect::PrepareSegment { segment, reuse } => {
-                self.counters.segments_reused += u64::from(reuse.is_some());
-                self.segments.prepare(segment, reuse);
-                Chore::Segment
-            }
-            Effect::RemoveSegment(retired) => {
-                self.segments.remove(retired);
-                Chore::Segment
-            }
-            Effect::Checkpoint { number, bytes, last } => {
-                self.segments.checkpoint(number, bytes, last);
-                Chore::Checkpoint
-            }
-            Effect::ReadIn { is, mapping } => {
-                self.counters.cold_reads += 1;
-                self.segments.read_in(is, mapping);
-                Chore::ColdRead
-            }
-            Effect::Cold(work) => {
-                self.segments.cold(work);
-                Chore::Move
-            }
-            other => unreachable!("{other:?} is no work on files"),
-        };
+    fn chore(&mut self, chore: Chore, give: impl FnOnce(&mut Segments)) {
+        let began = Instant::now();
+        give(&mut self.segments);
         self.stats.turns.did(chore);
+        self.stats.turns.chores_since(began);
     }
 
     fn move_out(&mut self, conn: ConnId, to: ShardId, moving: Box<Moving>) {
