@@ -80,7 +80,7 @@ pub trait Disk {
     fn checkpoints(&mut self) -> io::Result<Vec<u64>>;
 
     /// All bytes of a checkpoint.
-    fn read_checkpoint(&mut self, number: u64) -> io::Result<Vec<u8>>;
+    fn read_checkpoint(&mut self, number: u64) -> io::Result<Bytes>;
 
     /// Puts a damaged checkpoint where it does not count any more, for good, and is not lost.
     fn set_aside_checkpoint(&mut self, number: u64) -> io::Result<()>;

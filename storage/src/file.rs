@@ -73,6 +73,7 @@ impl FileDisk {
         // A process that was killed in between may have made names that no directory keeps.
         sync_directory(data)?;
         let disk = FileDisk { directory, shard, leftovers: Arc::default() };
+        let mut expected = Vec::new();
         for entry in fs::read_dir(&disk.directory)? {
             let path = entry?.path();
             match path.extension().and_then(|extension| extension.to_str()) {
@@ -83,11 +84,14 @@ impl FileDisk {
                     disk.leftovers.note(&path);
                 }
                 Some("tmp") => disk.discard(&path),
-                Some("seg") => expect(&path, NonZero::new(SEGMENT_LOOK_BYTES)),
-                Some("ckpt") => expect(&path, None),
+                Some("seg") => expected.push((NonZero::new(SEGMENT_LOOK_BYTES), path)),
+                Some("ckpt") => expected.push((None, path)),
                 _ => {}
             }
         }
+        // Checkpoints first: they are wanted first.
+        expected.sort_unstable();
+        expect(expected);
         sync_directory(&disk.directory)?;
         Ok(disk)
     }
@@ -487,8 +491,8 @@ impl Disk for FileDisk {
         self.checkpoint_numbers()
     }
 
-    fn read_checkpoint(&mut self, number: u64) -> io::Result<Vec<u8>> {
-        fs::read(self.checkpoint_path(number))
+    fn read_checkpoint(&mut self, number: u64) -> io::Result<Bytes> {
+        mapping::read_copy(&mut File::open(self.checkpoint_path(number))?)
     }
 
     fn set_aside_checkpoint(&mut self, number: u64) -> io::Result<()> {
@@ -524,12 +528,19 @@ fn is_segment_tmp(path: &Path) -> bool {
         .is_some_and(|stem| stem.len() == SEGMENT_DIGITS && stem.as_encoded_bytes().iter().all(u8::is_ascii_digit))
 }
 
-/// Asks the disk for the first bytes of a file, or for all of it, and does not wait for them.
-fn expect(path: &Path, bytes: Option<NonZero<u64>>) {
-    // Who cannot be asked is read when it is wanted, and says then what is wrong.
-    if let Ok(file) = File::open(path) {
-        let _ = rustix::fs::fadvise(&file, 0, bytes, rustix::fs::Advice::WillNeed);
-    }
+/// Asks the disk for the first bytes of files, or for all of them, and does not wait: neither for them nor for the kernel, which first
+/// finds memory for all that is asked for.
+fn expect(files: Vec<(Option<NonZero<u64>>, PathBuf)>) {
+    let ask = move || {
+        for (bytes, path) in files {
+            // What cannot be asked for is read when it is wanted, and whoever does so says then what is wrong.
+            if let Ok(file) = File::open(path) {
+                let _ = rustix::fs::fadvise(&file, 0, bytes, rustix::fs::Advice::WillNeed);
+            }
+        }
+    };
+    // Without the thread nothing is asked for.
+    let _ = thread::Builder::new().name("expect".to_owned()).spawn(ask);
 }
 
 /// Makes the disk keep at least so many bytes for a file, which is not longer by that.

@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 
 use bytes::Bytes;
@@ -61,6 +61,20 @@ pub(crate) fn map(file: &File, populate: bool) -> io::Result<Bytes> {
         let _ = read_in(&bytes);
     }
     Ok(bytes)
+}
+
+/// All bytes of a file, in memory of their own. That of large ones comes in few pieces: it would cost as much as the reading to have
+/// the kernel find each page when it is first written to.
+pub(crate) fn read_copy(file: &mut File) -> io::Result<Bytes> {
+    let len = usize::try_from(file.metadata()?.len()).map_err(|_| io::ErrorKind::FileTooLarge)?;
+    if len == 0 {
+        return Ok(Bytes::new());
+    }
+    let mut copy = MmapOptions::new().len(len).map_anon()?;
+    // Where the kernel has no large pages these are small ones.
+    let _ = copy.advise(Advice::HugePage);
+    file.read_exact(&mut copy)?;
+    Ok(Bytes::from_owner(copy))
 }
 
 /// Up to here only what is asked for is read in: mostly it is the beginning of a segment, and nobody goes on behind it. Left to itself the
@@ -129,5 +143,26 @@ pub(crate) fn begin_write_back(file: &File, from: u64, len: u64) -> io::Result<(
             }
             error => Err(error),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn a_copy_has_all_bytes_of_a_file_of_any_length() {
+        for len in [0, 1, 4096, (2 << 20) + 17] {
+            let mut file = tempfile::tempfile().unwrap();
+            let bytes: Vec<u8> = (0..len).map(|at| (at % 251) as u8).collect();
+            file.write_all(&bytes).unwrap();
+            std::io::Seek::rewind(&mut file).unwrap();
+            let copy = read_copy(&mut file).unwrap();
+            // They are its own.
+            file.set_len(0).unwrap();
+            assert!(copy == bytes);
+        }
     }
 }

@@ -505,11 +505,14 @@ impl Disk for RamDisk {
         Ok(self.checkpoints.keys().copied().collect())
     }
 
-    fn read_checkpoint(&mut self, number: u64) -> io::Result<Vec<u8>> {
+    fn read_checkpoint(&mut self, number: u64) -> io::Result<Bytes> {
         if self.fails_to_read() {
             return Err(eio("read"));
         }
-        self.checkpoints.get(&number).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+        self.checkpoints
+            .get(&number)
+            .map(|bytes| Bytes::from(bytes.clone()))
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     fn set_aside_checkpoint(&mut self, number: u64) -> io::Result<()> {

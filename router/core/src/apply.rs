@@ -8,11 +8,11 @@ use whimbrel_wire::{Code, Kind, fb, fb_log};
 
 use crate::chat::Verdict;
 use crate::checkpoint::{image_chat, image_inbox, image_local, image_waiting};
-use crate::ids::{ChatId, ChatSeq, ClientSeq, DeviceId, InboxId, InboxSeq, PartitionId, UserId};
+use crate::ids::{ChatId, ChatSeq, ClientSeq, DeviceId, InboxId, InboxSeq, PartitionId, UserId, UserIndex};
 use crate::io::Effects;
 use crate::lane::{Answer, Confirm, Reply, SentStatus};
-use crate::partition::{Answered, Chat, OutboxPlace, PayloadMark, Target};
-use crate::replicate::Origin;
+use crate::partition::{Answered, Chat, Inbox, OutboxPlace, PayloadMark, Target};
+use crate::replicate::{Origin, Partition};
 use crate::route;
 use crate::shard::Shard;
 
@@ -89,7 +89,8 @@ impl Shard {
         let (user, device) = (user_of(register.user()), DeviceId(register.device()));
         match state.inbox_of(&user, device) {
             None => {
-                state.add_inbox(user, device, register.token_epoch());
+                let owner = state.user(&user);
+                state.add_inbox(Inbox::new(owner, device, register.token_epoch()));
             }
             Some(inbox) => {
                 image_inbox(&mut self.sweep, it.p, state, inbox);
@@ -227,9 +228,11 @@ impl Shard {
         if record.event() == fb::Event::ChatCreated
             && let Some(members) = record.members()
         {
-            local.members =
-                members.iter().map(user_of).filter(|user| route::partition_of_user(user, partitions) == here).collect();
+            let users = members.iter().map(user_of);
+            let here: Vec<UserId> = users.filter(|user| route::partition_of_user(user, partitions) == here).collect();
+            state.locals[index].members = here.iter().map(|user| state.user(user)).collect();
         }
+        let local = &mut state.locals[index];
         let source = local.source;
         let members = std::mem::take(&mut local.members);
         self.give(it, record, &members);
@@ -241,39 +244,34 @@ impl Shard {
     }
 
     /// Puts a record into the inbox of every device of these users but the one that it comes from.
-    fn give(&mut self, it: &Applying<'_>, record: &fb_log::FanOut<'_>, members: &[UserId]) {
-        let sender = record.sender();
+    fn give(&mut self, it: &Applying<'_>, record: &fb_log::FanOut<'_>, members: &[UserIndex]) {
+        let (sender, device) = (record.sender(), record.sender_device());
         for user in members {
-            let own = user.is_named(sender);
-            let devices = self.partitions[it.p].state.inboxes_of(user);
-            // Most have one, which is looked up once.
-            let (count, mut next, mut n) = (devices.len(), devices.first().copied(), 0);
+            let state = &self.partitions[it.p].state;
+            let own = state.name(*user).is_named(sender);
+            let mut next = state.first_inbox(*user);
             while let Some(id) = next {
-                self.give_to(it, id, own.then_some(record.sender_device()));
-                n += 1;
-                next = (n < count).then(|| self.partitions[it.p].state.inboxes_of(user)[n]);
+                let state = &mut self.partitions[it.p].state;
+                let inbox = &state.inboxes[id.0 as usize];
+                next = inbox.next();
+                if own && inbox.device.0 == device {
+                    continue;
+                }
+                image_inbox(&mut self.sweep, it.p, state, id);
+                let inbox = &mut state.inboxes[id.0 as usize];
+                inbox.waiting.push_back(it.location);
+                self.log.hold(it.location);
+                self.pointers += 1;
+                if let Some(conn) = inbox.attached {
+                    self.want_delivery(conn);
+                }
             }
         }
     }
 
-    fn give_to(&mut self, it: &Applying<'_>, id: InboxId, unless: Option<u32>) {
-        let state = &mut self.partitions[it.p].state;
-        if unless == Some(state.inboxes[id.0 as usize].device.0) {
-            return;
-        }
-        image_inbox(&mut self.sweep, it.p, state, id);
-        let inbox = &mut state.inboxes[id.0 as usize];
-        inbox.waiting.push_back(it.location);
-        self.log.hold(it.location);
-        let attached = inbox.attached;
-        self.pointers += 1;
-        if let Some(conn) = attached {
-            self.want_delivery(conn);
-        }
-    }
-
     fn apply_ack(&mut self, p: usize, ack: &fb_log::DeviceAck<'_>) {
-        let state = &mut self.partitions[p].state;
+        // At a replay more will follow of nearly all, and each would have to be given its memory again.
+        let Partition { state, serving, .. } = &mut self.partitions[p];
         for mark in ack.marks() {
             let id = InboxId(mark.inbox());
             image_waiting(&mut self.sweep, &mut self.log, p, state, id, InboxSeq(mark.floor()));
@@ -287,9 +285,8 @@ impl Shard {
                 self.counters.acknowledged += 1;
             }
             inbox.acked = inbox.acked.max(inbox.floor);
-            if inbox.waiting.is_empty() {
-                // An idle device holds no memory for what it does not have.
-                inbox.waiting = VecDeque::new();
+            if *serving {
+                inbox.give_back();
             }
         }
     }

@@ -315,7 +315,7 @@ impl Shard {
 
     pub(crate) fn on_ask_users(&mut self, fx: &mut Effects, ask: &AskUsers) {
         let partition = &self.partitions[self.rank(ask.target)];
-        let unknown = ask.users.iter().copied().find(|user| partition.state.inboxes_of(user).is_empty());
+        let unknown = ask.users.iter().copied().find(|user| !partition.state.has_device(user));
         let found = match unknown {
             _ if partition.repair.is_some() => UsersFound::InRepair,
             _ if !partition.serving => UsersFound::NotReady,

@@ -134,7 +134,8 @@ impl Sweep {
         if inbox.imaged != self.round {
             inbox.imaged = self.round;
             inbox.to_image = (inbox.floor, inbox.head());
-            image::put_inbox(&mut self.piece, index, &state.owners[index], inbox);
+            let inbox = &state.inboxes[index];
+            image::put_inbox(&mut self.piece, index, state.name(inbox.owner), inbox);
         }
     }
 
@@ -159,7 +160,7 @@ impl Sweep {
         let local = &mut state.locals[index];
         if local.imaged != self.round {
             local.imaged = self.round;
-            image::put_local(&mut self.piece, index, local);
+            image::put_local(&mut self.piece, index, state);
         }
     }
 

@@ -110,14 +110,15 @@ pub(crate) fn put_waiting<'a>(out: &mut Vec<u8>, place: usize, waiting: impl Exa
     waiting.for_each(|location| put_location(out, *location));
 }
 
-pub(crate) fn put_local(out: &mut Vec<u8>, place: usize, local: &LocalChat) {
+pub(crate) fn put_local(out: &mut Vec<u8>, place: usize, state: &PartitionState) {
+    let local = &state.locals[place];
     out.push(LOCAL);
     put_u32(out, place as u32);
     out.extend_from_slice(&local.id.0.to_le_bytes());
     put_u64(out, local.applied.0);
     put_u16(out, local.source.0);
     put_u32(out, local.members.len() as u32);
-    local.members.iter().for_each(|user| put_user(out, user));
+    local.members.iter().for_each(|user| put_user(out, state.name(*user)));
 }
 
 fn put_user(out: &mut Vec<u8>, user: &UserId) {
@@ -150,19 +151,30 @@ pub(crate) struct Restored {
     pub(crate) state: PartitionState,
 }
 
-/// An inbox, whose it is, and how many places wait in it.
-struct Owned {
+/// What is said of an inbox before what waits in it comes.
+struct ReadInbox {
     owner: UserId,
-    inbox: Inbox,
+    device: DeviceId,
+    token_epoch: u32,
+    floor: InboxSeq,
+    /// How many places wait in it.
     waiting: u32,
+}
+
+/// What is said of a chat as the partition knows it.
+struct ReadLocal {
+    id: ChatId,
+    applied: ChatSeq,
+    source: PartitionId,
+    members: Vec<UserId>,
 }
 
 /// What of a partition has come so far.
 struct Partial {
     head: Head,
     chats: Table<Chat>,
-    inboxes: Table<Owned>,
-    locals: Table<LocalChat>,
+    inboxes: Table<ReadInbox>,
+    locals: Table<ReadLocal>,
     /// Pieces of what waits, with the inbox that each is of.
     waiting: Vec<(u32, Vec<Location>)>,
 }
@@ -235,20 +247,23 @@ impl Images {
             // Of one inbox they stay in order.
             waiting.sort_by_key(|(place, _)| *place);
             let mut waiting = waiting.into_iter().peekable();
-            for (place, Owned { owner, mut inbox, waiting: count }) in (0..).zip(inboxes.finish(head.sizes.inboxes)?) {
+            for (place, read) in (0..).zip(inboxes.finish(head.sizes.inboxes)?) {
+                let mut inbox = Inbox::new(state.user(&read.owner), read.device, read.token_epoch);
+                (inbox.floor, inbox.acked) = (read.floor, read.floor);
                 while let Some((_, piece)) = waiting.next_if(|(of, _)| *of == place) {
                     inbox.waiting.extend(piece);
                 }
-                if inbox.waiting.len() != count as usize {
+                if inbox.waiting.len() != read.waiting as usize {
                     return None;
                 }
-                state.restore_inbox(owner, inbox);
+                state.add_inbox(inbox);
             }
             if waiting.next().is_some() {
                 return None;
             }
-            for local in locals.finish(head.sizes.locals)? {
-                state.add_local(local);
+            for ReadLocal { id, applied, source, members } in locals.finish(head.sizes.locals)? {
+                let members = members.iter().map(|user| state.user(user)).collect();
+                state.add_local(LocalChat { id, applied, proposed: applied, members, source, imaged: 0 });
             }
             all.push(Restored { head, state });
         }
@@ -376,20 +391,22 @@ impl<'a> Reader<'a> {
         Some(target)
     }
 
-    fn inbox(&mut self) -> Option<Owned> {
-        let owner = self.user()?;
-        let mut inbox = Inbox::new(DeviceId(self.u32()?), self.u32()?);
-        inbox.floor = InboxSeq(self.number()?);
-        inbox.acked = inbox.floor;
-        Some(Owned { owner, inbox, waiting: self.u32()? })
+    fn inbox(&mut self) -> Option<ReadInbox> {
+        Some(ReadInbox {
+            owner: self.user()?,
+            device: DeviceId(self.u32()?),
+            token_epoch: self.u32()?,
+            floor: InboxSeq(self.number()?),
+            waiting: self.u32()?,
+        })
     }
 
-    fn local(&mut self) -> Option<LocalChat> {
+    fn local(&mut self) -> Option<ReadLocal> {
         let id = ChatId(self.u128()?);
         let applied = ChatSeq(self.number()?);
         let source = PartitionId(self.u16()?);
         let count = self.u32()? as usize;
         let members = self.many(count, Self::user)?;
-        Some(LocalChat { id, applied, proposed: applied, members, source, imaged: 0 })
+        Some(ReadLocal { id, applied, source, members })
     }
 }

@@ -4,10 +4,11 @@
 use whimbrel_wire::command::Command;
 use whimbrel_wire::{FanOutFields, fb};
 
-use crate::ids::{ChatSeq, InboxId, PartitionId, UserId};
+use crate::ids::{ChatSeq, PartitionId, UserIndex};
 use crate::io::Effects;
 use crate::lane::{Confirm, FanOut, LaneItem};
 use crate::limits;
+use crate::partition::Inbox;
 use crate::replicate::{Origin, Partition};
 use crate::shard::Shard;
 
@@ -61,27 +62,22 @@ impl Shard {
         let share = self.config.bounds.inbox_pointers / limits::INBOX_SHARE;
         let state = &self.partitions[p].state;
         let Some(local) = state.local_if_known(fan_out.chat) else { return false };
-        let unread = |id: &InboxId| {
-            let inbox = &state.inboxes[id.0 as usize];
-            inbox.head().0 - inbox.acked.0
-        };
-        let is_over = |user| state.inboxes_of(user).iter().any(|id| unread(id) > share as u64);
-        fan_out.chat_seq > local.applied && local.members.iter().any(is_over)
+        let is_over = |inbox: &Inbox| inbox.head().0 - inbox.acked.0 > share as u64;
+        let mut inboxes = local.members.iter().flat_map(|user| state.inboxes_of(*user));
+        fan_out.chat_seq > local.applied && inboxes.any(|(_, inbox)| is_over(inbox))
     }
 
     /// Whether a device other than the sender's will be there when a record that is proposed now is applied. The sender of a
     /// 1:1 chat mostly has one, and then its partition need not store the payload a second time. Who may yet come before the
     /// record counts: devices that are being registered, and all members of a chat whose making is not applied here.
-    fn has_audience(&self, p: usize, members: &[UserId], sender: &str, device: u32) -> bool {
+    fn has_audience(&self, p: usize, members: &[UserIndex], sender: &str, device: u32) -> bool {
         let Partition { state, registering, .. } = &self.partitions[p];
-        let is_other =
-            |user: &UserId, id: &InboxId| user.as_str() != sender || state.inboxes[id.0 as usize].device.0 != device;
-        *registering > 0
-            || members.is_empty()
-            || members.iter().any(|user| state.inboxes_of(user).iter().any(|id| is_other(user, id)))
+        let is_other = |inbox: &Inbox| inbox.device.0 != device || !state.name(inbox.owner).is_named(sender);
+        let mut inboxes = members.iter().flat_map(|user| state.inboxes_of(*user));
+        *registering > 0 || members.is_empty() || inboxes.any(|(_, inbox)| is_other(inbox))
     }
 
-    fn propose_fan_out(&mut self, p: usize, fan_out: &FanOut, command: &Command<'_>, members: &[UserId]) {
+    fn propose_fan_out(&mut self, p: usize, fan_out: &FanOut, command: &Command<'_>, members: &[UserIndex]) {
         let base = FanOutFields {
             chat: fan_out.chat.0,
             chat_seq: fan_out.chat_seq.0,

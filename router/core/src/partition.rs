@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ahash::RandomState;
 use whimbrel_storage::Location;
 
-use crate::ids::{ChatId, ChatSeq, ClientSeq, ConnId, DeviceId, InboxId, InboxSeq, PartitionId, UserId};
+use crate::ids::{ChatId, ChatSeq, ClientSeq, ConnId, DeviceId, InboxId, InboxSeq, PartitionId, UserId, UserIndex};
 use crate::limits;
 
 /// A chat's sequence, its members and what is on its way to them.
@@ -99,6 +99,7 @@ pub(crate) struct Target {
 /// One device's inbox: what it has not acknowledged.
 #[derive(Debug)]
 pub(crate) struct Inbox {
+    pub(crate) owner: UserIndex,
     pub(crate) device: DeviceId,
     pub(crate) token_epoch: u32,
     /// All up to here is acknowledged, committed.
@@ -117,11 +118,14 @@ pub(crate) struct Inbox {
     pub(crate) imaged: u32,
     /// Soft: the places that are still to follow, from the one behind the first up to the second.
     pub(crate) to_image: (InboxSeq, InboxSeq),
+    /// That of the owner's next device, if there is one.
+    next: Option<InboxId>,
 }
 
 impl Inbox {
-    pub(crate) fn new(device: DeviceId, token_epoch: u32) -> Inbox {
+    pub(crate) fn new(owner: UserIndex, device: DeviceId, token_epoch: u32) -> Inbox {
         Inbox {
+            owner,
             device,
             token_epoch,
             floor: InboxSeq(0),
@@ -132,12 +136,25 @@ impl Inbox {
             generation: 0,
             imaged: 0,
             to_image: (InboxSeq(0), InboxSeq(0)),
+            next: None,
         }
     }
 
     /// The newest place.
     pub(crate) fn head(&self) -> InboxSeq {
         InboxSeq(self.floor.0 + self.waiting.len() as u64)
+    }
+
+    /// An idle device holds no memory for what it does not have.
+    pub(crate) fn give_back(&mut self) {
+        if self.waiting.is_empty() {
+            self.waiting = VecDeque::new();
+        }
+    }
+
+    /// That of the owner's next device, if there is one.
+    pub(crate) fn next(&self) -> Option<InboxId> {
+        self.next
     }
 
     /// Where the command of a place above the floor is.
@@ -155,12 +172,21 @@ pub(crate) struct LocalChat {
     pub(crate) applied: ChatSeq,
     /// Soft: proposed up to here. At least `applied`.
     pub(crate) proposed: ChatSeq,
-    /// The chat's members that live in this partition.
-    pub(crate) members: Vec<UserId>,
+    /// The chat's members that live in this partition. By their numbers: each record of the chat goes to all of them, and a name
+    /// would have to be looked up each time.
+    pub(crate) members: Vec<UserIndex>,
     /// The chat's own partition.
     pub(crate) source: PartitionId,
     /// Soft: as [`Chat::imaged`].
     pub(crate) imaged: u32,
+}
+
+/// A user who lives in a partition, or is to: one may be named before a device of it is registered.
+#[derive(Debug)]
+pub(crate) struct User {
+    pub(crate) name: UserId,
+    /// That of the first device. The others follow from it.
+    first: Option<InboxId>,
 }
 
 /// The replicated state of one partition.
@@ -169,9 +195,8 @@ pub(crate) struct PartitionState {
     pub(crate) chats: Vec<Chat>,
     chat_index: HashMap<ChatId, u32, RandomState>,
     pub(crate) inboxes: Vec<Inbox>,
-    /// Whose inboxes they are. Apart from them, for it is rarely looked at.
-    pub(crate) owners: Vec<UserId>,
-    users: HashMap<UserId, Vec<InboxId>, RandomState>,
+    pub(crate) users: Vec<User>,
+    user_index: HashMap<UserId, UserIndex, RandomState>,
     pub(crate) locals: Vec<LocalChat>,
     local_index: HashMap<ChatId, u32, RandomState>,
 }
@@ -182,8 +207,8 @@ impl PartitionState {
             chats: Vec::new(),
             chat_index: HashMap::with_hasher(hash.clone()),
             inboxes: Vec::new(),
-            owners: Vec::new(),
-            users: HashMap::with_hasher(hash.clone()),
+            users: Vec::new(),
+            user_index: HashMap::with_hasher(hash.clone()),
             locals: Vec::new(),
             local_index: HashMap::with_hasher(hash),
         }
@@ -237,25 +262,55 @@ impl PartitionState {
         self.local_index(chat).map(|index| &self.locals[index])
     }
 
+    /// The number of a user, who gets one if it is not known.
+    pub(crate) fn user(&mut self, name: &UserId) -> UserIndex {
+        let next = UserIndex(self.users.len() as u32);
+        let index = *self.user_index.entry(*name).or_insert(next);
+        if index == next {
+            self.users.push(User { name: *name, first: None });
+        }
+        index
+    }
+
+    pub(crate) fn name(&self, user: UserIndex) -> &UserId {
+        &self.users[user.0 as usize].name
+    }
+
     /// The inboxes of a user's devices, in the order in which they were registered.
-    pub(crate) fn inboxes_of(&self, user: &UserId) -> &[InboxId] {
-        self.users.get(user).map_or(&[], Vec::as_slice)
+    pub(crate) fn inboxes_of(&self, user: UserIndex) -> impl Iterator<Item = (InboxId, &Inbox)> {
+        let mut next = self.users[user.0 as usize].first;
+        std::iter::from_fn(move || {
+            let id = next?;
+            let inbox = &self.inboxes[id.0 as usize];
+            next = inbox.next;
+            Some((id, inbox))
+        })
     }
 
-    pub(crate) fn inbox_of(&self, user: &UserId, device: DeviceId) -> Option<InboxId> {
-        self.inboxes_of(user).iter().copied().find(|id| self.inboxes[id.0 as usize].device == device)
+    /// That of the user's first device, if there is one.
+    pub(crate) fn first_inbox(&self, user: UserIndex) -> Option<InboxId> {
+        self.users[user.0 as usize].first
     }
 
-    pub(crate) fn add_inbox(&mut self, user: UserId, device: DeviceId, token_epoch: u32) -> InboxId {
-        self.restore_inbox(user, Inbox::new(device, token_epoch))
+    /// Whether a device of the user is registered.
+    pub(crate) fn has_device(&self, name: &UserId) -> bool {
+        self.user_index.get(name).is_some_and(|user| self.first_inbox(*user).is_some())
+    }
+
+    pub(crate) fn inbox_of(&self, name: &UserId, device: DeviceId) -> Option<InboxId> {
+        let user = *self.user_index.get(name)?;
+        self.inboxes_of(user).find(|(_, inbox)| inbox.device == device).map(|(id, _)| id)
     }
 
     /// Puts an inbox behind those that are there. They keep their order, and with it their numbers.
-    pub(crate) fn restore_inbox(&mut self, user: UserId, inbox: Inbox) -> InboxId {
+    pub(crate) fn add_inbox(&mut self, inbox: Inbox) -> InboxId {
         let id = InboxId(self.inboxes.len() as u32);
-        self.users.entry(user).or_insert_with(|| Vec::with_capacity(1)).push(id);
+        let last = self.inboxes_of(inbox.owner).last().map(|(last, _)| last);
+        match last {
+            Some(last) => self.inboxes[last.0 as usize].next = Some(id),
+            None => self.users[inbox.owner.0 as usize].first = Some(id),
+        }
         self.inboxes.push(inbox);
-        self.owners.push(user);
         id
     }
 }
@@ -330,5 +385,33 @@ impl Sender {
     /// Whether this number is older than all answers kept, of which the oldest ones were let go.
     pub(crate) fn is_forgotten(&self, client_seq: ClientSeq) -> bool {
         self.answers.len() == limits::ANSWERS_KEPT && self.answers.front().is_some_and(|a| client_seq < a.client_seq)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_inboxes_of_a_user_are_found_in_the_order_in_which_they_came() {
+        let name = |name: &str| UserId::new(name).unwrap();
+        let mut state = PartitionState::new(RandomState::with_seed(7));
+        let (alice, bob) = (name("alice"), name("bob"));
+        // Named before any device is there, as a chat's member.
+        let of_bob = state.user(&bob);
+        assert!(!state.has_device(&bob) && !state.has_device(&alice));
+        assert_eq!(state.first_inbox(of_bob), None);
+        let of_alice = state.user(&alice);
+        for (owner, device) in [(of_bob, 9), (of_alice, 1), (of_bob, 2), (of_bob, 5)] {
+            state.add_inbox(Inbox::new(owner, DeviceId(device), 0));
+        }
+        assert_eq!((state.user(&alice), state.user(&bob)), (of_alice, of_bob));
+        let devices = |user| state.inboxes_of(user).map(|(id, inbox)| (id.0, inbox.device.0)).collect::<Vec<_>>();
+        assert_eq!(devices(of_bob), [(0, 9), (2, 2), (3, 5)]);
+        assert_eq!(devices(of_alice), [(1, 1)]);
+        assert_eq!(state.inbox_of(&bob, DeviceId(5)), Some(InboxId(3)));
+        assert_eq!(state.inbox_of(&alice, DeviceId(5)), None);
+        assert_eq!(state.inbox_of(&name("carol"), DeviceId(5)), None);
+        assert!(state.inboxes.iter().all(|inbox| *state.name(inbox.owner) == bob || inbox.device == DeviceId(1)));
     }
 }

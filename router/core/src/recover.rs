@@ -10,7 +10,7 @@ use whimbrel_wire::command::Verifier;
 use crate::ids::PartitionId;
 use crate::image::{Images, Restored};
 use crate::io::{Effects, ShardConfig};
-use crate::partition::PartitionState;
+use crate::partition::{Inbox, PartitionState};
 use crate::repair::Why;
 use crate::replicate::SELF;
 use crate::shard::{OpenError, Shard};
@@ -122,6 +122,7 @@ impl Shard {
             let commit = if lost.is_some() { it.applied.0 } else { it.hard_state.commit.max(it.applied.0) };
             let store = LogStore::restored(SELF, it.applied, HardState { commit, ..it.hard_state });
             let ticks = (self.config.seed.rotate_right(8) as usize).wrapping_add(p * 7);
+            self.partitions[p].state.inboxes.iter_mut().for_each(Inbox::give_back);
             self.partitions[p].start(store, ticks, lost.is_none())?;
             if let Some((why, rot)) = lost {
                 self.begin_repair(&mut nothing, p, why, rot);

@@ -57,7 +57,7 @@ mod tests {
     use whimbrel_storage::SegmentId;
 
     use super::*;
-    use crate::ids::{DeviceId, UserId};
+    use crate::ids::{DeviceId, UserId, UserIndex};
     use crate::image::{self, Head, Sizes};
     use crate::partition::Inbox;
 
@@ -72,7 +72,7 @@ mod tests {
         let head = Head { partition: PartitionId(5), applied: (9, 2), sizes, ..Head::default() };
         head.put(&mut piece);
         for (place, waiting) in [vec![at(3, 64), at(1, 64)], vec![at(3, 64)]].into_iter().enumerate() {
-            let mut inbox = Inbox::new(DeviceId(place as u32), 0);
+            let mut inbox = Inbox::new(UserIndex(0), DeviceId(place as u32), 0);
             inbox.waiting = waiting.into();
             image::put_inbox(&mut piece, place, &UserId::new("bob").unwrap(), &inbox);
             image::put_waiting(&mut piece, place, inbox.waiting.range(..));

@@ -1,4 +1,4 @@
-//! How much of the machine's memory the logs may count on.
+//! How much of the machine's memory the logs may count on, and how a core's thread gets its own.
 
 #![forbid(unsafe_code)]
 
@@ -38,6 +38,18 @@ pub(crate) fn warm_max(asked: Option<u64>, shards: u16, log: &LogOptions, machin
         return Ok(log.warm_max);
     };
     Ok((usable / PART / shards).max(least))
+}
+
+/// Blocks that a thread asks for and gives back before it begins, each below what the allocator has the kernel map by itself.
+const BLOCK_BYTES: usize = 120 << 10;
+const BLOCKS: usize = 128;
+
+/// Lets the calling thread's heap grow without the kernel for a while. glibc makes that of any thread but the first accessible page by
+/// page, each time with a call that waits for all others that change the process's memory map: 3,000 of them at a start. What was
+/// accessible once stays so, and has no memory until it is used again.
+pub(crate) fn widen_heap() {
+    let blocks: [Vec<u8>; BLOCKS] = std::array::from_fn(|_| Vec::with_capacity(BLOCK_BYTES));
+    drop(std::hint::black_box(blocks));
 }
 
 /// The memory that this process may use: the machine's, or less if its control group has less. `None` where that is not to be known.

@@ -295,7 +295,7 @@ impl Disk for Unflushed<'_> {
         self.disk.ram.checkpoints()
     }
 
-    fn read_checkpoint(&mut self, number: u64) -> io::Result<Vec<u8>> {
+    fn read_checkpoint(&mut self, number: u64) -> io::Result<Bytes> {
         self.disk.ram.read_checkpoint(number)
     }
 

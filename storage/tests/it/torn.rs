@@ -171,7 +171,7 @@ impl Disk for Dying<'_> {
         self.disk.checkpoints()
     }
 
-    fn read_checkpoint(&mut self, number: u64) -> io::Result<Vec<u8>> {
+    fn read_checkpoint(&mut self, number: u64) -> io::Result<Bytes> {
         self.disk.read_checkpoint(number)
     }
 

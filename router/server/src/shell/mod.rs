@@ -47,6 +47,7 @@ use self::sleep::{Sleeper, Waker};
 use self::stats::Stats;
 pub(crate) use self::stats::{Board, Chore, Snapshot, Stage};
 use self::turn::{Parts, Shell};
+use crate::memory;
 
 /// Memory that glommio registers with each of its three rings.
 const IO_MEMORY_BYTES: usize = 1 << 20;
@@ -208,6 +209,7 @@ async fn run_shard(
     clock: Clock,
 ) -> anyhow::Result<()> {
     let ShardStart { config, log, mut disk, listener, slots, cpu: _ } = start;
+    memory::widen_heap();
     let (id, shards) = (config.shard, config.shards);
     let waker = mesh.waker(id).clone();
     let mut ring = Ring::new(slots).map_err(explain_ring)?;
