@@ -42,13 +42,43 @@ pub enum ColdDone {
     Sorted(Sort),
 }
 
+/// What stays in a cold segment when what is dead in it is erased.
+#[derive(Debug, Default)]
+pub struct Kept {
+    /// Place and length of each payload, ascending.
+    payloads: Vec<(u32, u32)>,
+    /// What their records take.
+    bytes: u64,
+}
+
+impl FromIterator<(u32, u32)> for Kept {
+    /// Of places and lengths of payloads, ascending.
+    fn from_iter<I: IntoIterator<Item = (u32, u32)>>(payloads: I) -> Kept {
+        let payloads: Vec<_> = payloads.into_iter().collect();
+        let bytes = payloads.iter().map(|(_, len)| layout::record_bytes(*len as usize) as u64).sum();
+        Kept { payloads, bytes }
+    }
+}
+
+impl Kept {
+    pub(crate) fn len(&self) -> usize {
+        self.payloads.len()
+    }
+
+    pub(crate) fn payloads(&self) -> &[(u32, u32)] {
+        &self.payloads
+    }
+}
+
 /// Two lists of places that are to be put into order: of many that takes longer than a core may take for it.
 #[derive(Debug, Default)]
 pub struct Sort {
     /// What waits in segments that are to be emptied.
     pub found: Vec<Location>,
-    /// What waits in cold ones.
+    /// What waits in cold ones, until it is in order.
     pub cold: Vec<Location>,
+    /// The same by its segments, ascending, once it is.
+    pub kept: Vec<(SegmentId, Kept)>,
 }
 
 impl Sort {
@@ -63,6 +93,10 @@ impl Sort {
             places.sort_unstable();
             places.dedup();
         }
+        let payload = |it: &Location| (it.offset, it.len);
+        let of_one = self.cold.chunk_by(|a, b| a.segment == b.segment);
+        self.kept = of_one.map(|places| (places[0].segment, places.iter().map(payload).collect())).collect();
+        self.cold = Vec::new();
     }
 }
 
@@ -463,9 +497,9 @@ impl Cold {
     }
 
     /// `keep` are all places in a segment that are pointed to, ascending.
-    pub(crate) fn plan_erase(&mut self, id: SegmentId, keep: Vec<(u32, u32)>) -> Option<Erase> {
+    pub(crate) fn plan_erase(&mut self, id: SegmentId, keep: Kept) -> Option<Erase> {
         let it = self.list.get_mut(&id)?;
-        it.live_bytes = keep.iter().map(|(_, len)| layout::record_bytes(*len as usize) as u64).sum();
+        it.live_bytes = keep.bytes;
         // What is not settled is among the payloads, and not among those that are kept.
         if it.settled < it.end && it.payloads.is_some() || it.payloads == Some(keep.len()) {
             return None;

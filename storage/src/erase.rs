@@ -6,7 +6,7 @@
 use std::io;
 use std::ops::Range;
 
-use crate::cold::Source;
+use crate::cold::{Kept, Source};
 use crate::layout::{self, BATCH_HEADER_BYTES, BatchHeader, FIRST_BATCH_OFFSET, RECORD_HEADER_BYTES};
 use crate::limits::{BATCH_MAX_BYTES, PAGE_BYTES};
 use crate::pages::Pages;
@@ -33,8 +33,7 @@ pub(crate) enum Doubt {
 #[derive(Debug)]
 pub struct Erase {
     source: Source,
-    /// Place and length of each payload that stays, ascending.
-    keep: Vec<(u32, u32)>,
+    keep: Kept,
     /// Where the next step begins, and where it ends.
     next: u32,
     below: u32,
@@ -49,7 +48,7 @@ pub struct Erase {
 
 impl Erase {
     /// Of what lies in a segment before `below`.
-    pub(crate) fn new(source: Source, keep: Vec<(u32, u32)>, below: u32, doubt: Doubt) -> Erase {
+    pub(crate) fn new(source: Source, keep: Kept, below: u32, doubt: Doubt) -> Erase {
         let (next, unreadable) = (FIRST_BATCH_OFFSET, Vec::new());
         Erase { source, keep, next, below, doubt, written: 0, unreadable, told: 0 }
     }
@@ -174,7 +173,8 @@ impl Erase {
     /// Whether a page without the header of a batch may be of one of which something is pointed to: then its header is damaged,
     /// and all of it stays, for with its bytes back what is pointed to is found again.
     fn may_be_of_batch(&self, pages: &mut Pages<'_>, page: u32) -> io::Result<bool> {
-        let Some((next, _)) = self.keep.get(self.keep.partition_point(|(offset, len)| offset + len <= page)) else {
+        let keep = self.keep.payloads();
+        let Some((next, _)) = keep.get(keep.partition_point(|(offset, len)| offset + len <= page)) else {
             return Ok(false);
         };
         if *next >= page.saturating_add(BATCH_MAX_BYTES) {
@@ -204,7 +204,7 @@ impl Erase {
                 let Some((_, len)) = layout::decode_record_header(&now[at..], seed, offset) else {
                     // Damaged. Behind it nothing is found before its bytes are back, and then only with all that lies between.
                     let end = self.next + now.len() as u32;
-                    if self.keep.iter().any(|(place, _)| (offset..end).contains(place)) {
+                    if self.keep.payloads().iter().any(|(place, _)| (offset..end).contains(place)) {
                         stay(at, now.len());
                     }
                     break;
@@ -214,9 +214,10 @@ impl Erase {
             }
         }
         // Where a header is not what it was, what is pointed to is kept all the same.
-        let first = self.keep.partition_point(|(offset, len)| offset + len <= self.next);
+        let keep = self.keep.payloads();
+        let first = keep.partition_point(|(offset, len)| offset + len <= self.next);
         let end = self.next + now.len() as u32;
-        for (offset, len) in self.keep[first..].iter().take_while(|(offset, _)| offset - RECORD_HEADER_BYTES < end) {
+        for (offset, len) in keep[first..].iter().take_while(|(offset, _)| offset - RECORD_HEADER_BYTES < end) {
             let from = (offset - RECORD_HEADER_BYTES).saturating_sub(self.next);
             stay(from as usize, (offset + len).saturating_sub(self.next) as usize);
         }

@@ -45,7 +45,7 @@ pub use arrive::Arriving;
 pub use checkpoint::{
     BadCheckpoint, CHECKPOINT_MAGIC, Checkpoint, CheckpointWriter, Pieces, Position, verify as verify_checkpoint,
 };
-pub use cold::{ColdDone, ColdWork, Copied, Copy as ColdCopy, Sort as ColdSort};
+pub use cold::{ColdDone, ColdWork, Copied, Copy as ColdCopy, Kept, Sort as ColdSort};
 pub use datadir::{Asked, DATA_FORMAT, DATA_FORMAT_OLDEST, DataDir, DataDirError, Identity, Shape, write_atomic};
 pub use disk::Disk;
 pub use erase::Erase as ColdErase;

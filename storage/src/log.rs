@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use self::empty::Last;
 use crate::checkpoint::{Checkpoint, CheckpointWriter, Position};
-use crate::cold::{Cold, Copied, Copy};
+use crate::cold::{Cold, Copied, Copy, Kept};
 use crate::erase::Erase;
 use crate::layout::{self, BATCH_HEADER_BYTES, FIRST_BATCH_OFFSET, SegmentHeader};
 use crate::recover::{self, Recovered, Replay, Tail};
@@ -622,7 +622,7 @@ impl Log {
 
     /// What is to be erased in a cold segment, off the core, if anything is: `keep` are all settled places in it that are
     /// pointed to, ascending: offset and length.
-    pub fn plan_erase(&mut self, id: SegmentId, keep: Vec<(u32, u32)>) -> Option<Erase> {
+    pub fn plan_erase(&mut self, id: SegmentId, keep: Kept) -> Option<Erase> {
         if self.poisoned { None } else { self.segments.cold.plan_erase(id, keep) }
     }
 

@@ -17,7 +17,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use whimbrel_storage::{
-    ColdDone, ColdErase, ColdSort, ColdWork, Location, Log, Loss, Position, Rot, RotReason, SegmentId,
+    ColdDone, ColdErase, ColdSort, ColdWork, Kept, Location, Log, Loss, Position, Rot, RotReason, SegmentId,
 };
 
 use crate::io::{Effect, Effects};
@@ -29,6 +29,10 @@ use crate::shard::Shard;
 pub(crate) struct Marks {
     /// Places and their copies, ascending.
     map: Vec<(Location, Location)>,
+    /// Segments that the places are in, ascending.
+    mapped: Vec<SegmentId>,
+    /// Where in the map the last place was looked for.
+    seen: usize,
     /// Segments to be emptied, ascending.
     sources: Vec<SegmentId>,
     /// What waits in them, and in the other cold ones.
@@ -49,8 +53,8 @@ impl Marks {
     }
 
     fn look(&mut self, log: &mut Log, place: &mut Location) {
-        if let Ok(n) = self.map.binary_search_by_key(place, |(from, _)| *from) {
-            let to = self.map[n].1;
+        self.seen = seek(&self.map, self.seen, place);
+        if let Some(&(_, to)) = self.map.get(self.seen).filter(|(from, _)| from == place) {
             log.release(*place);
             log.hold(to);
             *place = to;
@@ -64,6 +68,35 @@ impl Marks {
             self.places.cold.push(*place);
         }
     }
+}
+
+/// Where a place is in the map, or would be, looked for in ever longer steps from where the last one was: what waits in one inbox is
+/// mostly in the log's order, and a search through all of a long map costs a miss of the cache at each of its steps.
+fn seek(map: &[(Location, Location)], from: usize, place: &Location) -> usize {
+    let is_before = |(it, _): &(Location, Location)| it < place;
+    let (mut step, mut low, mut high) = (1, 0, map.len());
+    if map.get(from).is_some_and(is_before) {
+        low = from + 1;
+        while let Some(it) = map.get(low + step) {
+            if !is_before(it) {
+                high = low + step;
+                break;
+            }
+            low += step + 1;
+            step *= 2;
+        }
+    } else {
+        high = from.min(map.len());
+        while let Some(at) = high.checked_sub(step) {
+            if is_before(&map[at]) {
+                low = at + 1;
+                break;
+            }
+            high = at;
+            step *= 2;
+        }
+    }
+    low + map[low..high].partition_point(is_before)
 }
 
 /// Work that was given out.
@@ -102,6 +135,8 @@ pub(crate) struct Emptying {
     queue: VecDeque<Location>,
     /// Copied: from where to where, ascending.
     copied: Vec<(Location, Location)>,
+    /// Out of which segments, ascending.
+    copied_from: Vec<SegmentId>,
     /// Each to its end before the next. What one was planned to leave is all that waits there, however late it comes to it: since
     /// then only some of that has died, or has moved, and what was added to the segment lies behind where it ends.
     erasing: VecDeque<ColdErase>,
@@ -117,7 +152,7 @@ pub(crate) struct Emptying {
 impl Shard {
     /// What the checkpoint that is begun now is to note and change.
     pub(crate) fn begin_marks(&mut self, position: Position, number: u64) -> Marks {
-        let Emptying { begun, queue, copied, noted, under_way, .. } = &mut self.emptying;
+        let Emptying { begun, queue, copied, copied_from, noted, under_way, .. } = &mut self.emptying;
         let now_us = self.now.mono_us;
         begun.push_back((now_us, position.segment));
         let age_us = self.config.bounds.forget_after_us / limits::FORGET_STEPS * limits::EMPTY_AGE_STEPS;
@@ -125,8 +160,11 @@ impl Shard {
         begun.drain(..old.saturating_sub(1));
         // All that waits is visited once: its list never has to grow, which would copy it in one turn.
         let held = self.log.held() as usize;
-        let places =
-            ColdSort { found: Vec::with_capacity(held.min(limits::EMPTY_PLACES_MAX)), cold: Vec::with_capacity(held) };
+        let places = ColdSort {
+            found: Vec::with_capacity(held.min(limits::EMPTY_PLACES_MAX)),
+            cold: Vec::with_capacity(held),
+            ..ColdSort::default()
+        };
         let is_idle = queue.is_empty() && noted.is_none() && !under_way.is_some_and(UnderWay::is_of_a_move);
         if !is_idle {
             return Marks { places, ..Marks::default() };
@@ -138,15 +176,12 @@ impl Shard {
         // Where there is no space for a cold segment, what is left is for what was accepted; and it goes as its devices come.
         let most = if self.disk_full { 0 } else { limits::EMPTY_SEGMENTS_MAX };
         let sources: Vec<SegmentId> = hot.chain(self.log.sparse()).take(most).collect();
-        let map = std::mem::take(copied);
+        let (map, mapped) = (std::mem::take(copied), std::mem::take(copied_from));
         // Nothing may point into them before this checkpoint is there, and others still do.
-        for part in map.chunk_by(|(a, _), (b, _)| a.segment == b.segment) {
-            self.log.emptied(part[0].0.segment, number);
-        }
-        let hot = |id: &SegmentId| !id.is_cold();
-        let of_map = map.iter().map(|(from, _)| from.segment).rfind(hot);
-        let last_hot = sources.iter().copied().rfind(hot).max(of_map).unwrap_or(SegmentId(0));
-        Marks { map, sources, places, ends: self.log.cold_ends(), last_hot }
+        mapped.iter().for_each(|id| self.log.emptied(*id, number));
+        let last_hot = sources.iter().chain(&mapped).copied().filter(|id| !id.is_cold()).max();
+        let last_hot = last_hot.unwrap_or(SegmentId(0));
+        Marks { map, mapped, seen: 0, sources, places, ends: self.log.cold_ends(), last_hot }
     }
 
     /// The checkpoint has seen all that waits.
@@ -161,7 +196,7 @@ impl Shard {
     }
 
     /// What was noted is in order: what of it is copied and what else is erased.
-    fn on_sorted(&mut self, ColdSort { found, cold }: ColdSort) {
+    fn on_sorted(&mut self, ColdSort { found, mut kept, .. }: ColdSort) {
         let sources = std::mem::take(&mut self.emptying.sources);
         if !found.is_empty() {
             self.emptying.copied.reserve(found.len());
@@ -178,9 +213,8 @@ impl Shard {
                 self.emptying.put_off = true;
                 continue;
             }
-            let from = cold.partition_point(|place| place.segment < id);
-            let to = cold.partition_point(|place| place.segment <= id);
-            let keep = cold[from..to].iter().map(|place| (place.offset, place.len)).collect();
+            let at = kept.binary_search_by_key(&id, |(segment, _)| *segment).ok();
+            let keep = at.map_or(Kept::default(), |at| std::mem::take(&mut kept[at].1));
             let Some(erase) = self.log.plan_erase(id, keep) else { continue };
             match turns.get(&id).map(|turn| &mut self.emptying.erasing[*turn]) {
                 // It would never come to its end.
@@ -196,6 +230,7 @@ impl Shard {
     pub(crate) fn abandon_marks(&mut self, marks: Marks) {
         if !marks.map.is_empty() {
             self.emptying.copied = marks.map;
+            self.emptying.copied_from = marks.mapped;
         }
     }
 
@@ -238,6 +273,12 @@ impl Shard {
                 self.counters.moved_bytes += copied.bytes;
                 self.counters.moved_padding += u64::from(copied.padded).saturating_sub(copied.bytes);
                 self.counters.moves_rotten += copied.rotten.len() as u64;
+                for part in copied.moved.chunk_by(|(a, _), (b, _)| a.segment == b.segment) {
+                    let from = part[0].0.segment;
+                    if self.emptying.copied_from.last() != Some(&from) {
+                        self.emptying.copied_from.push(from);
+                    }
+                }
                 self.emptying.copied.extend(copied.moved);
                 self.learn_of_rotten(fx, &copied.rotten);
             }
@@ -294,5 +335,26 @@ impl Shard {
         }
         self.emptying.put_off = true;
         self.counters.moves_failed += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_found_from_wherever_the_last_one_was() {
+        let at = |n: u32| Location { segment: SegmentId(1 + n / 7), offset: n % 7 * 64, len: 9 };
+        for len in 0..40 {
+            // Every other one, so that there are some between them too.
+            let map: Vec<_> = (0..len).map(|n| (at(2 * n + 1), at(0))).collect();
+            for from in 0..=map.len() + 2 {
+                for n in 0..2 * len + 3 {
+                    let place = at(n);
+                    let expected = map.partition_point(|(it, _)| *it < place);
+                    assert_eq!(seek(&map, from, &place), expected, "{place:?} of {len} from {from}");
+                }
+            }
+        }
     }
 }

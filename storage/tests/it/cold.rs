@@ -99,7 +99,7 @@ impl Owner {
             let here = self.wanted.iter().map(|it| it.place).filter(|it| it.segment == id);
             let mut keep: Vec<(u32, u32)> = here.map(|it| (it.offset, it.len)).collect();
             keep.sort_unstable();
-            let Some(mut erase) = self.rig.log.plan_erase(id, keep) else { continue };
+            let Some(mut erase) = self.rig.log.plan_erase(id, keep.into_iter().collect()) else { continue };
             while !erase.is_done() {
                 let Ok(ColdDone::Erased(next)) = ColdWork::Erase(erase).run(&mut self.rig.disk) else { unreachable!() };
                 erase = next;

@@ -394,7 +394,7 @@ fn what_cannot_be_read_any_more_ends_no_process_that_erases_it() {
     let ends = log.cold_ends();
     log.settle(&ends);
     let [(cold, _)] = ends[..] else { panic!("{ends:?}") };
-    let erase = log.plan_erase(cold, Vec::new()).unwrap();
+    let erase = log.plan_erase(cold, whimbrel_storage::Kept::default()).unwrap();
     let Ok(ColdDone::Erased(erase)) = ColdWork::Erase(erase).run(&mut disk) else { panic!("it can be read") };
     assert!(erase.is_begun() && !erase.is_done());
     // What was in memory when it began is not any more.
