@@ -348,8 +348,7 @@ impl Log {
         if self.poisoned || self.preparing {
             return None;
         }
-        let id = self.segments.next();
-        let spares = id.0.saturating_sub(self.tail_segment.0 + 1);
+        let (id, spares) = (self.segments.next(), self.spares());
         let reuse = if spares < self.options.spares_max { self.segments.take_retired() } else { None };
         let wanted = spares < self.options.spares || reuse.is_some();
         self.preparing = wanted;
@@ -358,8 +357,7 @@ impl Log {
 
     /// A retired segment that is not needed as a spare: to be removed ([`Disk::remove`], off the core).
     pub fn segment_unwanted(&mut self) -> Option<Retired> {
-        let spares = self.segments.next().0.saturating_sub(self.tail_segment.0 + 1);
-        if self.poisoned || spares < self.options.spares_max { None } else { self.segments.take_retired() }
+        if self.poisoned || self.spares() < self.options.spares_max { None } else { self.segments.take_retired() }
     }
 
     /// The segment is prepared; `mapping` is the whole of it.
@@ -388,11 +386,15 @@ impl Log {
 
     /// Whether fewer spares are there than should be.
     pub fn lacks_spares(&self) -> bool {
-        self.segments.next().0 <= self.tail_segment.0 + self.options.spares
+        self.spares() < self.options.spares
     }
 
-    /// Bytes that batches can be placed in before another segment has to be prepared: the rest of the one that is filled, behind
-    /// the batch that gathers, and the spares.
+    /// Segments that are prepared behind the one that is filled.
+    pub fn spares(&self) -> u32 {
+        self.segments.next().0.saturating_sub(self.tail_segment.0 + 1)
+    }
+
+    /// Bytes for batches until another segment is needed: the spares, and the rest of the one that is filled behind what gathers.
     pub fn prepared_bytes(&self) -> u64 {
         let segments = self.segments.next().0.saturating_sub(self.tail_segment.0);
         let gathers = self.staged.back().filter(|_| self.gathering);
@@ -504,8 +506,7 @@ impl Log {
         (all && self.newest_checkpoint().is_some_and(|newest| newest.position == position)).then_some(position)
     }
 
-    /// Lets the next batch begin in a new segment, if one is prepared and this one has records in it: so that what is in this
-    /// one can be let go.
+    /// Lets the next batch begin in a new segment, if one is prepared and this one has records in it, which then can be let go.
     pub fn seal(&mut self) {
         if self.can_seal() {
             self.close_gathering();

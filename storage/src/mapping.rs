@@ -63,18 +63,22 @@ pub(crate) fn map(file: &File, populate: bool) -> io::Result<Bytes> {
     Ok(bytes)
 }
 
-/// All bytes of a file, in memory of their own. That of large ones comes in few pieces: it would cost as much as the reading to have
-/// the kernel find each page when it is first written to.
+/// The kernel's large pages.
+const LARGE_PAGE_BYTES: usize = 2 << 20;
+
+/// All bytes of a file, in memory of their own. That of large ones comes in large pages: it would cost as much as the reading to have
+/// the kernel find each small one when it is first written to.
 pub(crate) fn read_copy(file: &mut File) -> io::Result<Bytes> {
     let len = usize::try_from(file.metadata()?.len()).map_err(|_| io::ErrorKind::FileTooLarge)?;
     if len == 0 {
         return Ok(Bytes::new());
     }
-    let mut copy = MmapOptions::new().len(len).map_anon()?;
-    // Where the kernel has no large pages these are small ones.
+    // Only what is as long as some of them begins where one does.
+    let mut copy = MmapOptions::new().len(len.next_multiple_of(LARGE_PAGE_BYTES)).map_anon()?;
+    // Where the kernel has none these are small ones.
     let _ = copy.advise(Advice::HugePage);
-    file.read_exact(&mut copy)?;
-    Ok(Bytes::from_owner(copy))
+    file.read_exact(&mut copy[..len])?;
+    Ok(Bytes::from_owner(copy).slice(..len))
 }
 
 /// Up to here only what is asked for is read in: mostly it is the beginning of a segment, and nobody goes on behind it. Left to itself the

@@ -294,6 +294,13 @@ impl Shard {
         !self.rounds.failed && !self.log.lacks_spares() && self.log.can_seal()
     }
 
+    /// The same where the shard stops: then the next start has nothing to read of that segment. A node that is stopped soon after its
+    /// start may not have made all spares yet. The next start needs room for something new, or it would first make a segment.
+    fn may_seal_at_last(&self) -> bool {
+        let after = u64::from(self.log.spares()) * u64::from(self.segment_bytes);
+        !self.rounds.failed && !self.disk_full && after >= self.scarce_bytes() && self.log.can_seal()
+    }
+
     /// Whether anything happened since both checkpoints that are kept, or is in a segment that can be closed by now.
     fn has_changed(&self) -> bool {
         if self.may_seal() || self.wants_marks() {
@@ -433,8 +440,7 @@ impl Shard {
             self.rounds.is_last_done = true;
             return true;
         }
-        if self.may_seal() {
-            // So that the next start has nothing to read of it.
+        if self.may_seal_at_last() {
             self.log.seal();
         }
         self.begin_checkpoint();

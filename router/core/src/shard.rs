@@ -361,7 +361,12 @@ impl Shard {
     /// made, and a start does not know what space there is: what is taken meanwhile would be missing when it turns out that
     /// there is none.
     pub(crate) fn is_scarce(&self) -> bool {
-        !self.is_shut && (self.disk_full || self.room_bytes() < u64::from(self.segment_bytes) / 2 * 3)
+        !self.is_shut && (self.disk_full || self.room_bytes() < self.scarce_bytes())
+    }
+
+    /// With less room than this nothing new is taken.
+    pub(crate) fn scarce_bytes(&self) -> u64 {
+        u64::from(self.segment_bytes) / 2 * 3
     }
 
     /// Whether what is kept for acknowledgements is all that is left.
