@@ -244,3 +244,22 @@ fn no_checkpoint_is_made_for_it_and_the_last_one_of_a_clean_end_comes_behind_it(
         assert!(node.stopped && node.shard.log_end().is_some() && node.empty() <= 2);
     }
 }
+
+#[test]
+fn a_node_that_stops_before_its_spares_are_made_closes_its_segment_while_the_next_start_has_room() {
+    let mut node = Node::new(Bounds::default());
+    let mut ends = Vec::new();
+    // The first has three spares still when it has stopped. Those after it make none, and each end takes one.
+    for _ in 0..4 {
+        node.pass(2_000 * MS);
+        assert!(node.shard.is_ready(), "{ends:?}");
+        node.tell(Input::Stop);
+        node.pass(1_000 * MS);
+        assert!(node.stopped);
+        let end = node.shard.log_end().unwrap();
+        ends.push((end.segment.0, end.offset == 4096));
+        node = Node::on(node.disk, Bounds::default(), true);
+    }
+    // With two of three the third closes its segment all the same. With one the fourth does not: the next start would have no room.
+    assert_eq!(ends, [(2, true), (3, true), (4, true), (4, false)]);
+}
