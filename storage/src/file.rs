@@ -89,8 +89,8 @@ impl FileDisk {
                 _ => {}
             }
         }
-        // Checkpoints first: they are wanted first.
-        expected.sort_unstable();
+        // In the order in which a start reads them: checkpoints first, and the newest first.
+        expected.sort_unstable_by(|(a, path), (b, other)| a.cmp(b).then_with(|| other.cmp(path)));
         expect(expected);
         sync_directory(&disk.directory)?;
         Ok(disk)

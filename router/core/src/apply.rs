@@ -270,8 +270,9 @@ impl Shard {
     }
 
     fn apply_ack(&mut self, p: usize, ack: &fb_log::DeviceAck<'_>) {
+        let Partition { state, serving, repair, .. } = &mut self.partitions[p];
         // At a replay more will follow of nearly all, and each would have to be given its memory again.
-        let Partition { state, serving, .. } = &mut self.partitions[p];
+        let is_replay = !*serving && repair.is_none();
         for mark in ack.marks() {
             let id = InboxId(mark.inbox());
             image_waiting(&mut self.sweep, &mut self.log, p, state, id, InboxSeq(mark.floor()));
@@ -285,7 +286,7 @@ impl Shard {
                 self.counters.acknowledged += 1;
             }
             inbox.acked = inbox.acked.max(inbox.floor);
-            if *serving {
+            if !is_replay {
                 inbox.give_back();
             }
         }

@@ -45,8 +45,8 @@ const BLOCK_BYTES: usize = 120 << 10;
 const BLOCKS: usize = 128;
 
 /// Lets the calling thread's heap grow without the kernel for a while. glibc makes that of any thread but the first accessible page by
-/// page, each time with a call that waits for all others that change the process's memory map: 3,000 of them at a start. What was
-/// accessible once stays so, and has no memory until it is used again.
+/// page, each time with a call that waits for all others that change the process's memory map. What was accessible once stays so, and
+/// has no memory until it is used again.
 pub(crate) fn widen_heap() {
     let blocks: [Vec<u8>; BLOCKS] = std::array::from_fn(|_| Vec::with_capacity(BLOCK_BYTES));
     drop(std::hint::black_box(blocks));
