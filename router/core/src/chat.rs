@@ -467,14 +467,14 @@ impl Shard {
             }
             Reply::Refused { code, kind, client_seq, detail } => {
                 self.counters.refuse(*code);
-                let retriable = code.retriable();
+                let retry_after_ms = self.retry_after_ms(*code);
                 let fields = ErrorFields {
                     correlation,
                     code: *code as u16,
-                    retriable,
+                    retriable: code.retriable(),
                     // To a request the answer never closes; what closes is said by itself.
                     closes: false,
-                    retry_after_ms: if retriable { self.config.bounds.retry_after_ms } else { 0 },
+                    retry_after_ms,
                     kind: *kind as u8,
                     client_seq: client_seq.0,
                     detail: if detail.is_empty() { code.text() } else { detail },

@@ -5,14 +5,13 @@
 //! is being made is copied into it first: `image_chat` and its like are called before any change of replicated state. So
 //! the image is of one moment, and no turn makes more than a slice of it. On its way it does what [`crate::emptying`] wants.
 
-use whimbrel_storage::{Checked, Checkpoint, CheckpointWriter, Location, Log, Position};
+use whimbrel_storage::{Checkpoint, CheckpointWriter, Location, Log, Position};
 
 use crate::emptying::Marks;
-use crate::ids::{ConnId, InboxId, InboxSeq};
+use crate::ids::{InboxId, InboxSeq};
 use crate::image::{self, Head, Sizes};
 use crate::io::{Effect, Effects};
 use crate::limits::{self, Bounds};
-use crate::outbox::TargetRef;
 use crate::partition::PartitionState;
 use crate::shard::Shard;
 
@@ -52,14 +51,6 @@ pub(crate) struct Sweep {
     bytes: u64,
     /// Pieces that were given out and not taken.
     outstanding: u32,
-}
-
-/// Where a wait for a segment to be read in ends.
-#[derive(Debug, Default)]
-pub(crate) struct ColdReads {
-    asked: Vec<whimbrel_storage::SegmentId>,
-    conns: Vec<ConnId>,
-    targets: Vec<TargetRef>,
 }
 
 /// Copies a chat into the image that is being made, if it is to be in it and is not yet: before any change of it.
@@ -246,6 +237,11 @@ impl Shard {
     /// Whether a checkpoint is being made.
     pub fn is_imaging(&self) -> bool {
         self.sweep.is_some()
+    }
+
+    /// Whether the end of this turn may have more to do than to look whether there is something.
+    pub fn has_chores(&self) -> bool {
+        self.sweep.is_some() || self.now.mono_us >= self.rounds.next_us
     }
 
     /// When a turn is wanted for checkpoints, on the monotone clock.
@@ -449,42 +445,5 @@ impl Shard {
             self.rounds.is_last_done = true;
         }
         self.sweep.is_none()
-    }
-
-    /// Has a segment read in, for somebody who then looks again.
-    pub(crate) fn read_in(&mut self, fx: &mut Effects, location: Location) {
-        if self.cold.asked.contains(&location.segment) {
-            return;
-        }
-        if let (Some(mapping), Some(is)) = (self.log.mapping(location.segment), self.log.segment_is(location.segment)) {
-            self.cold.asked.push(location.segment);
-            fx.list.push(Effect::ReadIn { is, mapping });
-        }
-    }
-
-    pub(crate) fn wait_to_deliver(&mut self, conn: ConnId) {
-        self.cold.conns.push(conn);
-    }
-
-    pub(crate) fn wait_to_fan_out(&mut self, at: TargetRef) {
-        let target = &mut self.partitions[at.p].state.chats[at.chat].targets[at.target];
-        if !std::mem::replace(&mut target.cold, true) {
-            self.cold.targets.push(at);
-        }
-    }
-
-    pub(crate) fn on_read_in(&mut self, fx: &mut Effects, checked: Checked) {
-        let (segment, end) = (checked.segment, checked.end);
-        // What is lost is known before anybody looks.
-        self.learn(fx, checked);
-        self.log.warmed(segment, end);
-        self.cold.asked.retain(|asked| *asked != segment);
-        for conn in std::mem::take(&mut self.cold.conns) {
-            self.want_delivery(conn);
-        }
-        for at in std::mem::take(&mut self.cold.targets) {
-            self.partitions[at.p].state.chats[at.chat].targets[at.target].cold = false;
-            self.pump_outbox(fx, at);
-        }
     }
 }

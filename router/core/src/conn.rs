@@ -23,6 +23,8 @@ pub(crate) struct Conn {
     pub(crate) heard_us: u64,
     /// In the shard's list of those to deliver to.
     pub(crate) to_deliver: bool,
+    /// It looks again when a segment is read in.
+    pub(crate) waits_for_segment: bool,
 }
 
 /// How far a connection is.
@@ -77,6 +79,7 @@ impl Shard {
             ages: Ages::default(),
             heard_us: self.now.mono_us,
             to_deliver: false,
+            waits_for_segment: false,
         });
     }
 
@@ -207,13 +210,19 @@ impl Shard {
         self.close(fx, conn);
     }
 
+    /// When somebody who is refused now is to come back; 0 if there is no use in it.
+    pub(crate) fn retry_after_ms(&mut self, code: Code) -> u32 {
+        self.retry.after_ms(self.now.mono_us, code, self.config.bounds.retry_after_ms)
+    }
+
     /// No to a Hello, or to what came in its place; always closes.
     pub(crate) fn refuse_hello(&mut self, fx: &mut Effects, conn: ConnId, to: Correlation, code: Code, detail: &str) {
         self.counters.refuse(code);
+        let retry_after_ms = self.retry_after_ms(code);
         let fields = RefusedFields {
             correlation: to.0,
             code: code as u16,
-            retry_after_ms: if code.retriable() { self.config.bounds.retry_after_ms } else { 0 },
+            retry_after_ms,
             version_min: VERSION,
             version_max: VERSION,
             detail: if detail.is_empty() { code.text() } else { detail },
@@ -228,7 +237,7 @@ impl Shard {
             return self.refuse_hello(fx, conn, Correlation(0), code, "");
         }
         self.counters.refuse(code);
-        let retry_ms = if code.retriable() { self.config.bounds.retry_after_ms } else { 0 };
+        let retry_ms = self.retry_after_ms(code);
         self.send_frame(fx, conn, |frames, out| frames.go_away(out, code as u16, retry_ms, code.text()));
         self.close(fx, conn);
     }

@@ -60,8 +60,7 @@ impl Shard {
             return false;
         }
         if !self.log.is_warm(location) {
-            self.read_in(fx, location);
-            self.wait_to_deliver(conn);
+            self.wait_to_deliver(fx, conn, location);
             return false;
         }
         let Some(command) = self.log.read(location) else {

@@ -18,6 +18,14 @@ pub const COPY_PAYLOAD_MAX_BYTES: usize = 1024;
 /// Microseconds in a millisecond.
 pub const MS: u64 = 1000;
 
+/// Places that one turn takes from segments that were read in for outboxes, before what one chat's window lets it take besides: after a start
+/// thousands of chats may wait for one segment.
+pub const READY_PLACES_MAX: usize = 128;
+
+/// Segments that are read in at a time for those who wait. Fewer than are kept in memory in any case
+/// ([`warm_least`](whimbrel_storage::LogOptions::warm_least)), so that one stays there until all have looked who waited for it.
+pub const READ_INS_MAX: usize = 2;
+
 /// A message of a chat is refused while this many of the chat's messages wait for some partition of members.
 pub const OUTBOX_MAX: usize = 4096;
 
@@ -147,7 +155,7 @@ pub struct Bounds {
     /// Items that wait for a full lane; above it all but answers to clients are dropped (they are asked or sent again) and
     /// counted.
     pub lane_backlog: usize,
-    /// The largest retry time that a refusal names.
+    /// The least retry time that a refusal for the moment names. Where the node refuses much it names longer ones.
     pub retry_after_ms: u32,
     /// Within this time after the last device's acknowledgement was committed the bytes of a message are gone.
     pub forget_after_us: u64,

@@ -105,29 +105,32 @@ impl Shard {
         }
     }
 
-    /// Sends what a target has not been sent, as far as its window and the lane go.
-    pub(crate) fn pump_outbox(&mut self, fx: &mut Effects, at: TargetRef) {
+    /// Sends what a target has not been sent, as far as its window and the lane go. How many places that were.
+    pub(crate) fn pump_outbox(&mut self, fx: &mut Effects, at: TargetRef) -> usize {
+        let mut sent = 0;
         while self.partitions[at.p].repair.is_none() {
             let chat = &self.partitions[at.p].state.chats[at.chat];
             let target = &chat.targets[at.target];
             let place = ChatSeq(target.sent.0 + 1);
             if target.blocked || place > chat.last_seq || place.0 - target.heard.0 > limits::OUTBOX_WINDOW as u64 {
-                return;
+                return sent;
             }
             let kept = chat.outbox_place(place).expect("what is not confirmed is kept");
             if !self.log.is_warm(kept.command) {
-                self.read_in(fx, kept.command);
-                self.wait_to_fan_out(at);
-                return;
+                self.wait_to_fan_out(fx, at, kept.command);
+                return sent;
             }
             let command = self.log.read(kept.command);
             let Some(command) = command.filter(|command| self.verifier.command_at(command).is_ok()) else {
-                return self.begin_repair(fx, at.p, Why::Waiting, self.rot_at(kept.command));
+                self.begin_repair(fx, at.p, Why::Waiting, self.rot_at(kept.command));
+                return sent;
             };
             if !self.send_place(fx, at, place, command, kept.time_ms) {
-                return;
+                return sent;
             }
+            sent += 1;
         }
+        sent
     }
 
     fn send_place(&mut self, fx: &mut Effects, at: TargetRef, place: ChatSeq, command: Bytes, time_ms: u64) -> bool {

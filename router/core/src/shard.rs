@@ -8,11 +8,12 @@ use whimbrel_wire::command::{CommandError, Verifier};
 use whimbrel_wire::{Builder, Code, CommandBuilder};
 
 use crate::chat::Creating;
-use crate::checkpoint::{ColdReads, Rounds, Sweep};
+use crate::checkpoint::{Rounds, Sweep};
+use crate::cold::ColdReads;
 use crate::conn::{Conn, Stage};
 use crate::counters::Counters;
 use crate::emptying::Emptying;
-use crate::ids::{ChatId, PartitionId, ShardId};
+use crate::ids::{ChatId, ConnId, PartitionId, ShardId};
 use crate::io::{Effect, Effects, Fatal, Input, Now, ShardConfig};
 use crate::lane::LaneItem;
 use crate::limits;
@@ -21,6 +22,7 @@ use crate::partition::PartitionState;
 use crate::recover::{self, Found};
 use crate::repair::{Repair, Trouble, Why};
 use crate::replicate::{Pace, Partition, Persisting, Writes};
+use crate::retry::Retry;
 use crate::scrub::Scrub;
 use crate::timers::Timers;
 
@@ -74,7 +76,7 @@ pub struct Shard {
     pub(crate) conns: Vec<Option<Conn>>,
     pub(crate) connections: u32,
     /// Connections with something to deliver.
-    pub(crate) to_deliver: Vec<crate::ids::ConnId>,
+    pub(crate) to_deliver: Vec<ConnId>,
     pub(crate) creating: HashMap<ChatId, Creating, RandomState>,
     pub(crate) creating_order: VecDeque<(u64, ChatId)>,
     pub(crate) lanes: Lanes,
@@ -95,6 +97,7 @@ pub struct Shard {
     pub(crate) commands: CommandBuilder,
     pub(crate) verifier: Verifier,
     pub(crate) counters: Counters,
+    pub(crate) retry: Retry,
     /// See [`crate::replicate::ENTRY_CLOSE_BYTES`].
     pub(crate) entry_close_bytes: usize,
     /// A checkpoint that is being made.
@@ -216,6 +219,7 @@ impl Shard {
             commands: CommandBuilder::default(),
             verifier: Verifier::default(),
             counters: Counters::default(),
+            retry: Retry::default(),
             entry_close_bytes,
             sweep: None,
             rounds: Rounds::default(),
@@ -302,6 +306,7 @@ impl Shard {
         self.now = now;
         self.on_timeout(fx);
         self.refill_lanes(fx);
+        self.fan_out_ready(fx);
         loop {
             while let Some(item) = self.local.pop_front() {
                 self.on_item(fx, item);
@@ -318,7 +323,7 @@ impl Shard {
 
     /// And this is what is done for the log itself: a slice of a checkpoint, what may leave memory, an empty batch.
     pub fn turn_end_of_chores(&mut self, fx: &mut Effects) {
-        // Whoever waited for what was read in has looked.
+        // Whoever waited for what was read in has looked, or what they wait for is among the newest: `ColdReads::later`.
         self.log.cool();
         self.checkpoint(fx);
         self.write_empty(fx);
@@ -494,7 +499,7 @@ impl Shard {
             let closes = matches!(conn.stage, Stage::Closing);
             assert!(closes || conn.ages.fits(conn.queued_bytes), "what waits on a connection is watched");
         }
-        let (mut pointers, mut in_repair) = (0, 0);
+        let (mut pointers, mut in_repair, mut cold) = (0, 0, 0);
         for partition in &self.partitions {
             assert!(partition.repair.is_none() || partition.is_quiet(), "who is in repair takes no part");
             in_repair += usize::from(partition.repair.is_some());
@@ -504,12 +509,22 @@ impl Shard {
             }
             for chat in &partition.state.chats {
                 for target in &chat.targets {
+                    cold += usize::from(target.cold);
                     assert!(target.confirmed <= target.heard, "confirmed ≤ heard");
                     assert!(target.heard <= target.sent && target.sent <= chat.last_seq, "heard ≤ sent ≤ last");
                     assert!(chat.outbox_floor() <= target.confirmed, "what is not confirmed is kept");
                 }
             }
         }
+        let waiting = self.conns.iter().flatten().filter(|conn| conn.waits_for_segment).count();
+        let is_open =
+            |conn: &ConnId| self.conns[conn.slot as usize].as_ref().is_some_and(|it| it.generation == conn.generation);
+        let listed = self.cold.conns().filter(|conn| is_open(conn)).count();
+        assert_eq!(
+            (cold, waiting),
+            (self.cold.targets(), listed),
+            "whoever waits for a segment is listed with it, once"
+        );
         assert_eq!(pointers, self.pointers, "the count of waiting messages is right");
         assert_eq!(in_repair, self.in_repair, "the count of partitions in repair is right");
         let places: usize = self.partitions.iter().flat_map(|it| &it.state.chats).map(|chat| chat.outbox.len()).sum();

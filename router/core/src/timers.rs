@@ -72,7 +72,7 @@ impl Shard {
         for at_us in [self.checkpoint_wake_us(), self.empty_due_us()].into_iter().flatten() {
             due = due.min(at_us);
         }
-        if !self.to_deliver.is_empty() {
+        if !self.to_deliver.is_empty() || self.cold.is_ready() {
             due = self.now.mono_us;
         }
         if !self.lanes.is_empty() {

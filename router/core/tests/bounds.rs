@@ -41,6 +41,8 @@ struct Node {
     checkpoint: Vec<u8>,
     /// The most bytes of frames that one turn had.
     turn_bytes_max: usize,
+    /// Places that went to lanes at the end of one turn, at most.
+    fan_outs_max: usize,
     lane_room: usize,
     /// No segment can be made.
     disk_full: bool,
@@ -74,6 +76,7 @@ impl Node {
             stopped: false,
             checkpoint: Vec::new(),
             turn_bytes_max: 0,
+            fan_outs_max: 0,
             lane_room: 4096,
             disk_full: false,
             disk_waits: false,
@@ -123,6 +126,8 @@ impl Node {
             self.turn_bytes_max = self.turn_bytes_max.max(self.effects.bytes.len());
             assert!(self.shard.log_warm_bytes() <= self.options.warm_max, "more counts as in memory than may");
             let list: Vec<_> = self.effects.list.drain(..).collect();
+            let is_place = |it: &&Effect| matches!(it, Effect::Lane { item: LaneItem::FanOut(_), .. });
+            self.fan_outs_max = self.fan_outs_max.max(list.iter().filter(is_place).count());
             let bytes = std::mem::take(&mut self.effects.bytes);
             let mut written = Vec::new();
             let mut again = false;

@@ -1,19 +1,28 @@
 //! A backlog of which not all is in memory.
 
+use std::collections::BTreeSet;
+
 use whimbrel_core::Input;
-use whimbrel_core::ids::ConnId;
-use whimbrel_core::limits::Bounds;
+use whimbrel_core::ids::{ConnId, ShardId};
+use whimbrel_core::lane::{LaneItem, UsersFound, UsersKnown};
+use whimbrel_core::limits::{Bounds, OUTBOX_WINDOW, READY_PLACES_MAX};
+use whimbrel_core::route;
 use whimbrel_storage::{LogOptions, SegmentId};
 use whimbrel_wire::Kind;
 
-use super::Node;
+use super::{Node, name};
 
 /// Four segments may be in memory beside the one that is written.
 fn with_little_memory() -> Node {
+    with_little_memory_of(1)
+}
+
+/// The first of so many shards.
+fn with_little_memory_of(shards: u16) -> Node {
     let options = LogOptions { segment_size: 384 << 10, ..LogOptions::new(0) };
     // Nothing is moved meanwhile.
     let bounds = Bounds { forget_after_us: 365 * 86_400_000_000, ..Bounds::default() };
-    Node::with(1, bounds, LogOptions { warm_max: options.warm_least(), ..options })
+    Node::with(shards, bounds, LogOptions { warm_max: options.warm_least(), ..options })
 }
 
 fn numbered(number: u64) -> Vec<u8> {
@@ -79,5 +88,50 @@ fn of_many_who_each_want_another_segment_each_gets_on_with_what_is_read_in() {
     segments.sort_unstable();
     segments.dedup();
     assert!(segments.len() > 12, "{segments:?}");
+    assert!(node.read_in.len() < 2 * segments.len(), "{} were read in for {}", node.read_in.len(), segments.len());
+}
+
+#[test]
+fn of_many_chats_that_wait_for_one_segment_no_turn_takes_more_than_a_few() {
+    let mut node = with_little_memory_of(2);
+    // The chats are here, their other members are of another shard, which says nothing but that they are there.
+    let is_here = |partition: whimbrel_core::ids::PartitionId| partition.0.is_multiple_of(2);
+    let names = || (0..).map(|number| format!("user{number}"));
+    let alice = names().find(|user| is_here(route::partition_of_user(&name(user), 16))).unwrap();
+    let friends = names().filter(|user| {
+        !is_here(route::partition_of_user(&name(user), 16))
+            && is_here(route::partition_of_chat(route::direct_chat(&name(&alice), &name(user)), 16))
+    });
+    let conn = node.log_in(0, &alice, 1);
+    node.turn();
+    let chats = 3 * READY_PLACES_MAX;
+    let mut last = None;
+    for friend in friends.take(chats) {
+        let chat = node.pair(conn, &alice, &friend);
+        let asked =
+            node.to_lanes.drain(..).find_map(|item| if let LaneItem::AskUsers(ask) = item { Some(ask) } else { None });
+        let ask = asked.expect("it is asked whether the other is there");
+        let known = UsersKnown { source: ask.source, target: ask.target, chat, found: UsersFound::All };
+        node.tell(Input::Lane { from: ShardId(1), item: LaneItem::UsersKnown(Box::new(known)) });
+        node.turn();
+        node.send(conn, chat, 1, &[7; 8]);
+        last = Some(chat);
+    }
+    // What they are in is closed, and more than may be in memory lies behind it.
+    (2..=80).for_each(|number| node.send(conn, last.unwrap(), number, &numbered(number)));
+    node.turns(10);
+
+    node.to_lanes.clear();
+    node.read_in.clear();
+    node.fan_outs_max = 0;
+    node.restart(2);
+    let places = node.to_lanes.iter().filter_map(|item| if let LaneItem::FanOut(it) = item { Some(it) } else { None });
+    let sent: BTreeSet<_> = places.map(|it| (it.chat, it.chat_seq)).collect();
+    assert_eq!(sent.len(), 2 * chats + 79, "each chat's making and messages");
+    assert!(node.fan_outs_max <= READY_PLACES_MAX + OUTBOX_WINDOW, "{} in one turn", node.fan_outs_max);
+    let mut segments = node.read_in.clone();
+    segments.sort_unstable();
+    segments.dedup();
+    assert!(segments.len() > 5, "{segments:?}");
     assert!(node.read_in.len() < 2 * segments.len(), "{} were read in for {}", node.read_in.len(), segments.len());
 }
