@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::file::sync_directory;
+use crate::unlinked::Unlinked;
 use crate::{FileDisk, LogOptions};
 
 /// Format of a data directory. 2 since there are checkpoints, and segments of the log that are not there any more: to a version
@@ -190,6 +191,7 @@ pub enum DataDirError {
 pub struct DataDir {
     path: PathBuf,
     identity: Identity,
+    unlinked: Unlinked,
     _lock: File,
 }
 
@@ -221,7 +223,7 @@ impl DataDir {
                 return Err(DataDirError::Mismatch { path: path.to_owned(), name, found, asked });
             }
         }
-        Ok(DataDir { path: path.to_owned(), identity, _lock: lock })
+        Ok(DataDir { path: path.to_owned(), identity, unlinked: Unlinked::default(), _lock: lock })
     }
 
     /// What it was made with.
@@ -236,7 +238,7 @@ impl DataDir {
 
     /// The segment files of a shard.
     pub fn disk(&self, shard: u16) -> io::Result<FileDisk> {
-        FileDisk::open(&self.path, shard)
+        FileDisk::open(&self.path, shard).map(|disk| disk.with_unlinked(&self.unlinked))
     }
 
     /// The usual options of a shard's log, with this directory's size of segments.

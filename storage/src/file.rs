@@ -19,6 +19,7 @@ use crate::leftovers::Leftovers;
 use crate::limits::{LEFTOVERS_MAX, PAGE_BYTES};
 use crate::look::{PutAside, put_aside_in};
 use crate::scrub::{self, FileSource, Partly, SegmentIs};
+use crate::unlinked::Unlinked;
 use crate::{Arriving, Disk, Position, SegmentId, end, mapping};
 
 /// Zeros are written in pieces of this size.
@@ -57,6 +58,7 @@ pub struct FileDisk {
     directory: PathBuf,
     shard: u16,
     leftovers: Arc<Leftovers>,
+    unlinked: Unlinked,
 }
 
 impl FileDisk {
@@ -72,7 +74,7 @@ impl FileDisk {
         }
         // A process that was killed in between may have made names that no directory keeps.
         sync_directory(data)?;
-        let disk = FileDisk { directory, shard, leftovers: Arc::default() };
+        let disk = FileDisk { directory, shard, leftovers: Arc::default(), unlinked: Unlinked::default() };
         let mut expected = Vec::new();
         for entry in fs::read_dir(&disk.directory)? {
             let path = entry?.path();
@@ -102,10 +104,14 @@ impl FileDisk {
         &self,
         id: SegmentId,
         size_bytes: u32,
-        pause: impl FnMut() -> Option<Duration>,
+        mut pause: impl FnMut() -> Option<Duration>,
     ) -> io::Result<Bytes> {
         let (path, tmp) = self.names_for(id)?;
-        let made = self.fill(&tmp, id, size_bytes, pause).and_then(|()| fs::rename(&tmp, &path));
+        let mut made = self.fill(&tmp, id, size_bytes, &mut pause);
+        if made.is_err() && self.unlinked.give_back_all() {
+            made = self.fill(&tmp, id, size_bytes, &mut pause);
+        }
+        let made = made.and_then(|()| fs::rename(&tmp, &path));
         // What was allocated is given back, or a full disk would stay so.
         made.inspect_err(|_| self.discard(&tmp))?;
         // Nobody was given it, so that it can be made again.
@@ -148,10 +154,26 @@ impl FileDisk {
         Ok((path, tmp))
     }
 
-    /// Removes a segment: see [`Disk::remove`]. If it fails it is among the [leftovers](FileDisk::leftovers).
+    /// Removes a segment: see [`Disk::remove`]. If it fails it is among the [leftovers](FileDisk::leftovers). What it takes on the disk is
+    /// given back later: [`FileDisk::unlinked`].
     pub fn remove_segment(&self, id: SegmentId) -> io::Result<()> {
         let path = self.path(id);
-        self.remove_file(&path).inspect_err(|_| self.leftovers.note(&path))
+        // One that does not open gives its bytes back at once.
+        let file = self.file(id).ok();
+        self.remove_file(&path).inspect_err(|_| self.leftovers.note(&path))?;
+        file.into_iter().for_each(|file| self.unlinked.push(file));
+        Ok(())
+    }
+
+    /// What was removed and still takes space. Whoever finds none here has it give that back.
+    pub fn unlinked(&self) -> &Unlinked {
+        &self.unlinked
+    }
+
+    /// Has what is removed here with what is removed of others of the same disk.
+    #[must_use]
+    pub fn with_unlinked(self, unlinked: &Unlinked) -> FileDisk {
+        FileDisk { unlinked: unlinked.clone(), ..self }
     }
 
     /// How many files nobody needs that could not be removed, or that a start has found.
@@ -208,7 +230,8 @@ impl FileDisk {
         self.release_checkpoints(&numbers[..needless])?;
         let wanted = CHECKPOINT_FILES - (numbers.len() - needless);
         let (there, free): (Vec<_>, Vec<_>) = self.reserves().into_iter().partition(|reserve| reserve.exists());
-        there.iter().chain(&free).take(wanted).try_for_each(|reserve| allocate(reserve, size_bytes))
+        let keep = || there.iter().chain(&free).take(wanted).try_for_each(|reserve| allocate(reserve, size_bytes));
+        keep().or_else(|error| if self.unlinked.give_back_all() { keep() } else { Err(error) })
     }
 
     /// Puts a checkpoint, all of which is written to its file, in its place: synced, read back from the disk and verified,

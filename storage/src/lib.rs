@@ -38,6 +38,7 @@ mod rot;
 mod scrub;
 mod segments;
 mod staging;
+mod unlinked;
 mod verify;
 mod walk;
 
@@ -64,4 +65,5 @@ pub use rot::{Loss, Rot, RotReason};
 pub use scrub::{Checked, FileSource, Memory, Partly, SegmentIs, Source, check_segment};
 pub use segments::Retired;
 pub use staging::Batch;
+pub use unlinked::{GIVE_BACK_BYTES, GIVE_BACK_PAUSE, Unlinked};
 pub use verify::{Report, SegmentFound, Unreadable, Verifier};

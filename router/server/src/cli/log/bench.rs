@@ -179,6 +179,15 @@ fn text_of(directory: &Path, disk: &Disk, measured: &Measured) -> String {
     for stream in &measured.streams {
         let _ = writeln!(text, "  {:<24} {:>8.0}", stream.what, stream.bytes as f64 / stream.seconds / 1e6);
     }
+    let bytes = measured.giving_back.first().map_or(0, |it| it.bytes);
+    let _ = writeln!(text, "\nflush of one record while a file of {} gives its bytes back, in µs", bytes_text(bytes));
+    let mut table = Table::new(&["how", "flushes", "p50", "p99", "max"]);
+    for it in &measured.giving_back {
+        let us = |quantile: f64| format!("{:.0}", it.times.value_at_quantile(quantile) as f64 / 1e3);
+        let max = format!("{:.0}", it.times.max() as f64 / 1e3);
+        table.row(vec![it.how.to_owned(), it.times.len().to_string(), us(0.5), us(0.99), max]);
+    }
+    text += &table.text();
     text += "\nintrinsic limit of one shard's log on this disk, records of 160 bytes\n";
     for flushes in best(measured) {
         let batch = if flushes.records == 1 { "1 a batch".to_owned() } else { format!("{} a batch", flushes.records) };
@@ -227,7 +236,17 @@ fn json_of(disk: &Disk, measured: &Measured) -> Value {
         .into_iter()
         .map(|it| json!({ "records": it.records, "how": it.way.name(), "records_per_second": it.records_per_second() }))
         .collect();
+    let giving_back: Vec<Value> = measured
+        .giving_back
+        .iter()
+        .map(|it| {
+            let us = |quantile: f64| it.times.value_at_quantile(quantile) as f64 / 1e3;
+            let max = it.times.max() as f64 / 1e3;
+            json!({ "how": it.how, "bytes": it.bytes, "flushes": it.times.len(), "us": { "p50": us(0.5), "p99": us(0.99), "max": max } })
+        })
+        .collect();
     json!({
+        "giving_back": giving_back,
         "file_system": disk.file_system, "free_bytes": disk.free, "bytes": measured.bytes, "no_direct": measured.no_direct,
         "flushes": flushes, "sequential": streams, "limits": limits,
     })
@@ -268,6 +287,9 @@ mod tests {
             let counts: u64 = histogram(flushes).iter().map(|(_, count)| count).sum();
             assert!(flushes.records_per_second() > 0.0 && counts == flushes.times.len());
         }
+        let how: Vec<&str> = measured.giving_back.iter().map(|it| it.how).collect();
+        assert_eq!(how, ["all at once", "as the log does"]);
+        assert!(measured.giving_back.iter().all(|it| it.bytes >= 1 << 19 && !it.times.is_empty()));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
         let interrupted = limit::measure(dir.path(), 16 << 20, Duration::from_millis(10), &|_| false);
         assert!(interrupted.is_err_and(|error| error.is::<Interrupted>()));

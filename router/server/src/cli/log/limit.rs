@@ -4,13 +4,15 @@ use std::fs::File;
 use std::io::{self, IoSlice, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use hdrhistogram::Histogram;
 use rustix::fs::{Advice, OFlags};
 use rustix::io::{Errno, ReadWriteFlags};
-use whimbrel_storage::{BATCH_HEADER_BYTES, limits, record_bytes};
+use whimbrel_storage::{BATCH_HEADER_BYTES, GIVE_BACK_PAUSE, Unlinked, limits, record_bytes};
 
 use crate::cli::output::Failure;
 
@@ -29,6 +31,13 @@ pub(super) const MAKING: &str = "making the files";
 
 /// Of a slow disk no less is used than this for each of both files.
 const FILE_MIN_BYTES: u64 = 4 << 20;
+
+/// A file that gives its bytes back has a part of those of both files, and at most as many as a segment.
+const GIVEN_BACK_PART: u64 = 16;
+const GIVEN_BACK_MAX_BYTES: u64 = 64 << 20;
+
+/// So long after it the disk may still be busy with it: a file system tells it of them a moment later.
+const AFTERMATH: Duration = Duration::from_millis(300);
 
 /// How a batch gets to the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,12 +83,21 @@ pub(super) struct Stream {
     pub(super) seconds: f64,
 }
 
+/// Flushes of one record while a file gives its bytes back to the disk.
+pub(super) struct GivingBack {
+    pub(super) how: &'static str,
+    pub(super) bytes: u64,
+    /// As those of [`Flushes`].
+    pub(super) times: Histogram<u64>,
+}
+
 /// What was measured.
 pub(super) struct Measured {
     /// Bytes of both files.
     pub(super) bytes: u64,
     pub(super) streams: Vec<Stream>,
     pub(super) flushes: Vec<Flushes>,
+    pub(super) giving_back: Vec<GivingBack>,
     /// Why O_DIRECT could not be measured.
     pub(super) no_direct: Option<String>,
 }
@@ -107,7 +125,22 @@ pub(super) fn measure(directory: &Path, bytes: u64, time: Duration, goes: Goes<'
         streams.push(files.read(true, share, goes)?);
     }
     let flushes = files.flush(has_direct, time * 6 / 10, goes)?;
-    Ok(Measured { bytes: 2 * files.bytes, streams, flushes, no_direct })
+    let aftermath = share.min(AFTERMATH);
+    let giving_back = vec![
+        files.give_back(directory, "all at once", aftermath, goes, |file| {
+            file.set_len(0)?;
+            file.sync_data()
+        })?,
+        files.give_back(directory, "as the log does", aftermath, goes, |file| {
+            let unlinked = Unlinked::default();
+            unlinked.push(file);
+            while unlinked.give_back() {
+                thread::sleep(GIVE_BACK_PAUSE);
+            }
+            Ok(())
+        })?,
+    ];
+    Ok(Measured { bytes: 2 * files.bytes, streams, flushes, giving_back, no_direct })
 }
 
 /// Two files without names, filled with zeros as segments are: for each way one, for the page cache of one is in the way of
@@ -206,6 +239,47 @@ impl Files {
             }
         }
         Ok(all)
+    }
+
+    /// Flushes one record after the other while another thread gives the bytes of a file back, which was written before.
+    fn give_back(
+        &mut self,
+        directory: &Path,
+        how: &'static str,
+        aftermath: Duration,
+        goes: Goes<'_>,
+        back: impl FnOnce(File) -> io::Result<()> + Send,
+    ) -> anyhow::Result<GivingBack> {
+        let mut file =
+            tempfile::tempfile_in(directory).with_context(|| format!("make a file in {}", directory.display()))?;
+        let bytes = (2 * self.bytes / GIVEN_BACK_PART).min(GIVEN_BACK_MAX_BYTES);
+        for _ in 0..bytes.div_ceil(PIECE_BYTES as u64) {
+            file.write_all(self.memory.slice()).map_err(|error| no_room(directory, error))?;
+            check(goes, MAKING)?;
+        }
+        file.sync_all().context("flush")?;
+        let mut times = Histogram::new_with_bounds(1, 60_000_000_000, 3).context("a histogram up to a minute")?;
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                let given = back(file);
+                thread::sleep(aftermath);
+                is_over.store(true, Ordering::Relaxed);
+                given
+            });
+            let mut at = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                self.memory.stir();
+                let before = Instant::now();
+                let batch = &self.memory.slice()[..batch_bytes(1) as usize];
+                write_flushed(&self.buffered, at, batch).context("write and flush")?;
+                times.saturating_record(before.elapsed().as_nanos() as u64);
+                at = (at + batch.len() as u64) % self.bytes;
+                check(goes, "giving bytes back")?;
+            }
+            thread.join().expect("it does not panic").context("give bytes back")
+        })?;
+        Ok(GivingBack { how, bytes, times })
     }
 }
 

@@ -1,0 +1,124 @@
+//! Files that have no name any more give their bytes back to the disk one piece after the other.
+//!
+//! A file system that is mounted with `discard` tells the disk of all that a removed file had in one request, and until the disk is through
+//! with it, it does nothing else: `whimbrel log bench` prints for how long a flush waits for that. A piece is through in the time of a few
+//! flushes.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Of so many bytes is the disk told at once.
+pub const GIVE_BACK_BYTES: u64 = 4 << 20;
+
+/// How long the disk is left alone after each piece, where there is nothing else to do.
+pub const GIVE_BACK_PAUSE: Duration = Duration::from_millis(25);
+
+/// So many files at most still have bytes: where they come faster the oldest gives back all at once.
+const FILES_MAX: usize = 8;
+
+/// Files without names that still have bytes, of all shards of a node: whoever of them wants space has it at once. A clone is another handle.
+#[derive(Clone, Debug, Default)]
+pub struct Unlinked {
+    files: Arc<Mutex<VecDeque<File>>>,
+}
+
+impl Unlinked {
+    /// One that nobody maps, or looks at in any other way.
+    pub fn push(&self, file: File) {
+        let mut files = self.lock();
+        if files.len() == FILES_MAX {
+            files.pop_front();
+        }
+        files.push_back(file);
+    }
+
+    /// Gives back the next piece, from the end of a file, and waits until the file system has noted it. True if there is more.
+    pub fn give_back(&self) -> bool {
+        // Whoever wants all of it meanwhile waits for this piece.
+        let mut files = self.lock();
+        if files.front().is_some_and(|file| !matches!(cut(file), Ok(true))) {
+            // It has no more, or what cannot be cut off goes with the file.
+            files.pop_front();
+        }
+        !files.is_empty()
+    }
+
+    /// Gives back all at once, for space is wanted. False if there was nothing.
+    pub fn give_back_all(&self) -> bool {
+        let mut files = self.lock();
+        let any = !files.is_empty();
+        files.clear();
+        any
+    }
+
+    /// How many files have bytes.
+    pub fn count(&self) -> usize {
+        self.lock().len()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<File>> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Cuts a piece off; false if there is no more.
+fn cut(file: &File) -> io::Result<bool> {
+    let found = file.metadata()?;
+    if found.nlink() > 0 {
+        // It has another name, by which somebody keeps it.
+        return Ok(false);
+    }
+    let rest = found.len().saturating_sub(GIVE_BACK_BYTES);
+    file.set_len(rest)?;
+    // Noted together with others it would be told together with them.
+    file.sync_data()?;
+    Ok(rest > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bytes_go_one_piece_after_the_other() {
+        let (unlinked, file) = (Unlinked::default(), tempfile::tempfile().unwrap());
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, 2 * GIVE_BACK_BYTES + 4096).unwrap();
+        unlinked.push(file.try_clone().unwrap());
+        let kept = || file.metadata().unwrap().blocks() * 512;
+        for rest in [GIVE_BACK_BYTES + 4096, 4096] {
+            assert!(unlinked.give_back());
+            assert!((rest..rest + GIVE_BACK_BYTES / 2).contains(&kept()), "{} for {rest}", kept());
+        }
+        assert!(!unlinked.give_back());
+        assert_eq!(kept(), 0);
+        assert!(!unlinked.give_back() && !unlinked.give_back_all(), "there is nothing more");
+    }
+
+    #[test]
+    fn one_that_has_another_name_keeps_its_bytes_and_one_that_cannot_be_cut_gives_all_back() {
+        let unlinked = Unlinked::default();
+        let named = tempfile::NamedTempFile::new().unwrap();
+        named.as_file().set_len(2 * GIVE_BACK_BYTES).unwrap();
+        unlinked.push(named.reopen().unwrap());
+        assert!(!unlinked.give_back());
+        assert_eq!(named.as_file().metadata().unwrap().len(), 2 * GIVE_BACK_BYTES);
+        // Not open for writing.
+        unlinked.push(File::open(named.path()).unwrap());
+        drop(named);
+        assert!(!unlinked.give_back() && unlinked.count() == 0);
+    }
+
+    #[test]
+    fn where_files_come_faster_than_they_give_back_the_oldest_gives_back_all() {
+        let unlinked = Unlinked::default();
+        for _ in 0..FILES_MAX + 3 {
+            unlinked.push(tempfile::tempfile().unwrap());
+        }
+        assert_eq!(unlinked.count(), FILES_MAX);
+        assert!(unlinked.clone().give_back_all() && unlinked.count() == 0);
+    }
+}
