@@ -1,6 +1,7 @@
 //! `whimbrel`: the server and the clients that come with it.
 
 mod admin;
+mod aside;
 mod cli;
 mod config;
 mod memory;

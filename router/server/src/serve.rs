@@ -24,6 +24,7 @@ use whimbrel_storage::{Asked, DataDir, LogOptions, Shape};
 use whimbrel_tune::machine::Machine;
 
 use crate::admin::{About, Admin, Node, place};
+use crate::aside::Aside;
 use crate::config::{Cpus, LogFormat, Settings};
 use crate::memory;
 use crate::shell::{self, ShardStart, Shards, Told};
@@ -88,7 +89,7 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<i32> {
     }
     let (address, listeners) = bind(settings.listen, shards)?;
     let admin_socket = settings.admin_address().map(bind_admin).transpose()?;
-    let spare_cpus = spare_cpus(&cpus)?;
+    let aside = Aside::new(spare_cpus(&cpus)?);
     let mut starts = Vec::with_capacity(listeners.len());
     for (number, (listener, cpu)) in (0..).zip(listeners.into_iter().zip(cpus)) {
         let shard = ShardId(number);
@@ -96,7 +97,7 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<i32> {
         let config = ShardConfig { shard, shards, partitions, token_key, seed: random()?, bounds };
         let disk = data.disk(number).with_context(|| format!("open the directory of shard {shard}"))?;
         let log = LogOptions { warm_max, ..data.log_options(number) };
-        starts.push(ShardStart { config, log, disk, listener, cpu, slots });
+        starts.push(ShardStart { config, log, disk, listener, cpu, aside: aside.clone(), slots });
     }
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"), commit = env!("WHIMBREL_COMMIT"), data = %data.path().display(), shards,
@@ -104,7 +105,7 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<i32> {
         warm_bytes_of_a_shard = print_size(warm_max), "starting"
     );
     let running = Shards::start(starts)?;
-    let admin = start_admin(admin_socket, &data, address, &running, spare_cpus)?;
+    let admin = start_admin(admin_socket, &data, address, &running, aside)?;
     hear_signals(running.teller())?;
     let code = watch(&running, shards, || {
         serving.store(true, Ordering::Relaxed);
@@ -261,14 +262,14 @@ fn start_admin(
     data: &DataDir,
     listen: SocketAddr,
     running: &Shards,
-    cpus: Vec<usize>,
+    aside: Aside,
 ) -> anyhow::Result<Option<Admin>> {
     // What a process before this one left says where nobody listens any more.
     place::remove(data.path())?;
     let Some((admin, socket)) = socket else { return Ok(None) };
     let segment_size = data.identity().segment_size;
     let about = About { data: absolute(data.path())?, listen, admin, segment_size, started: Instant::now() };
-    Admin::start(socket, Node::new(about, running.board()), cpus).map(Some)
+    Admin::start(socket, Node::new(about, running.board()), aside).map(Some)
 }
 
 /// A directory as whoever works elsewhere finds it.

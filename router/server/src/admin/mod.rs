@@ -30,13 +30,12 @@ use axum::routing::get;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use rustix::process::{Pid, setpriority_process};
-use rustix::thread::{CpuSet, sched_setaffinity};
 use tokio::net::TcpStream;
 use tokio::runtime::Builder;
 use tokio::sync::{Semaphore, oneshot};
 
 pub(crate) use self::node::{About, Node};
+use crate::aside::Aside;
 
 /// Connections at a time; others wait to be accepted. With the thread's own few descriptors this stays below what is kept for
 /// what is not a client's.
@@ -51,9 +50,6 @@ const CONNECTION_TIME: Duration = Duration::from_secs(60);
 /// When accepting failed, it is tried again after this time.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// Where no core is left for this thread, the shards go first.
-const NICE: i32 = 10;
-
 /// The paths that there are.
 const PATHS: &str = "there are /metrics, /healthz, /readyz and /status\n";
 
@@ -67,7 +63,7 @@ pub(crate) struct Admin {
 
 impl Admin {
     /// Serves on a bound socket until it is stopped, and says so in the data directory; on these cores, if any are named.
-    pub(crate) fn start(listener: TcpListener, node: Node, cpus: Vec<usize>) -> anyhow::Result<Admin> {
+    pub(crate) fn start(listener: TcpListener, node: Node, aside: Aside) -> anyhow::Result<Admin> {
         let runtime = Builder::new_current_thread().enable_io().enable_time().build().context("make a runtime")?;
         let listener = {
             let _entered = runtime.enter();
@@ -76,7 +72,7 @@ impl Admin {
         let (data, address) = (node.about.data.clone(), node.about.admin);
         let (stop, stopped) = oneshot::channel();
         let thread = thread::Builder::new().name("admin".to_owned()).spawn(move || {
-            step_aside(&cpus);
+            aside.step();
             runtime.block_on(async move {
                 let node = Arc::new(node);
                 tokio::spawn(accept(listener, router(node.clone())));
@@ -107,20 +103,6 @@ impl Admin {
 /// Whether it failed for want of space.
 fn is_full(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::StorageFull)
-}
-
-/// Leaves the cores to the shards.
-fn step_aside(cpus: &[usize]) {
-    let placed = if cpus.is_empty() {
-        setpriority_process(None::<Pid>, NICE)
-    } else {
-        let mut set = CpuSet::new();
-        cpus.iter().for_each(|&cpu| set.set(cpu));
-        sched_setaffinity(None, &set)
-    };
-    if let Err(error) = placed {
-        tracing::warn!(%error, ?cpus, "the admin thread cannot leave the shards' cores; it goes on beside them");
-    }
 }
 
 async fn accept(listener: tokio::net::TcpListener, router: Router) {

@@ -12,7 +12,9 @@ mod conn;
 mod control;
 mod keeper;
 mod lane;
+mod own_time;
 mod queue;
+mod removals;
 mod ring;
 mod scrub;
 mod segments;
@@ -47,6 +49,7 @@ use self::sleep::{Sleeper, Waker};
 use self::stats::Stats;
 pub(crate) use self::stats::{Board, Chore, Snapshot, Stage};
 use self::turn::{Parts, Shell};
+use crate::aside::Aside;
 use crate::memory;
 
 /// Memory that glommio registers with each of its three rings.
@@ -72,6 +75,8 @@ pub(crate) struct ShardStart {
     pub(crate) listener: Socket,
     /// The core that it is pinned to.
     pub(crate) cpu: Option<usize>,
+    /// Where its other threads go.
+    pub(crate) aside: Aside,
     /// Places for sockets.
     pub(crate) slots: u32,
 }
@@ -208,7 +213,7 @@ async fn run_shard(
     control: Control,
     clock: Clock,
 ) -> anyhow::Result<()> {
-    let ShardStart { config, log, mut disk, listener, slots, cpu: _ } = start;
+    let ShardStart { config, log, mut disk, listener, slots, aside, cpu: _ } = start;
     memory::widen_heap();
     let (id, shards) = (config.shard, config.shards);
     let waker = mesh.waker(id).clone();
@@ -230,8 +235,8 @@ async fn run_shard(
         }
         Err(error) => return Err(error).context("open the log"),
     };
-    let segments =
-        Segments::new(id, disk, log.segment_size, forget_after, !shard.is_shut(), waker).context("start a thread")?;
+    let segments = Segments::new(id, disk, log.segment_size, forget_after, !shard.is_shut(), waker, &aside)
+        .context("start a thread")?;
     let lanes = Lanes::new(mesh, id);
     let stats = Stats::new(board, id);
     Shell::new(Parts { id, shard, ring, lanes, segments, sleeper, listener, control, clock, stats, shards }).run().await

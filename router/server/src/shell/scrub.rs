@@ -5,7 +5,6 @@
 
 use std::io;
 use std::sync::mpsc::{self, Sender};
-use std::thread;
 
 use bytes::Bytes;
 use whimbrel_core::Input;
@@ -14,6 +13,7 @@ use whimbrel_storage::{Checked, FileDisk, FileSource, Loss, Rot, RotReason, Segm
 
 use super::segments::Done;
 use super::sleep::Waker;
+use crate::aside::Aside;
 
 /// Bytes a second at most: a small part of what a disk gives, so that the log's own writes hardly notice.
 const PACE: u64 = 32 << 20;
@@ -29,9 +29,15 @@ pub(super) struct Scrubbing {
 }
 
 /// Starts the thread, which ends with the sender.
-pub(super) fn start(shard: ShardId, disk: FileDisk, done: Sender<Done>, waker: Waker) -> io::Result<Sender<Scrubbing>> {
+pub(super) fn start(
+    shard: ShardId,
+    disk: FileDisk,
+    done: Sender<Done>,
+    waker: Waker,
+    aside: &Aside,
+) -> io::Result<Sender<Scrubbing>> {
     let (scrubbing, jobs) = mpsc::channel();
-    thread::Builder::new().name(format!("scrubber-{shard}")).spawn(move || {
+    aside.spawn(format!("scrubber-{shard}"), move || {
         // A thread has a nice value of its own; without it the pace alone keeps it out of the way.
         if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE) {
             tracing::debug!(%error, "cannot make the scrubber nice");

@@ -1,16 +1,15 @@
-//! A shard's segment files: the one that is being written, and a thread that makes new ones and removes old ones. Files that could not be
-//! removed are tried again. What else is done with them [`keeper`](super::keeper) and [`scrub`] do.
+//! A shard's segment files: the one that is being written, and a thread that makes new ones and removes old ones
+//! ([`removals`](super::removals)). What else is done with them [`keeper`](super::keeper) and [`scrub`] do.
 
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeSet, VecDeque};
+use std::cell::Cell;
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,8 +19,10 @@ use whimbrel_core::ids::ShardId;
 use whimbrel_storage::{ColdWork, FileDisk, Position, Retired, SegmentId, SegmentIs, ZEROS_BYTES};
 
 use super::keeper::{Keeper, Keeping};
+use super::removals::{InPauses, Removals};
 use super::scrub::{self, Scrubbing};
 use super::sleep::Waker;
+use crate::aside::Aside;
 
 /// One in so many failures in a row is logged.
 pub(super) const LOGGED: u32 = 60;
@@ -30,19 +31,22 @@ pub(super) const LOGGED: u32 = 60;
 /// busy for 50 ms, in which no batch of the log gets there.
 const PIECE_PAUSE_MAX: Duration = Duration::from_millis(16);
 
-/// A segment is made within this part of the time that the log took for the last one: three quarters.
-const MAKING: (u32, u32) = (3, 4);
+/// The pauses of a segment take this part of the time that the log took for the last ones: a half.
+const MAKING: (u32, u32) = (1, 2);
 
-/// And within this part of the time within which dead bytes have to be gone: one that is used again may have some, and none is
+/// And at most this part of the time within which dead bytes have to be gone: one that is used again may have some, and none is
 /// closed before the next is there.
-const MAKING_OF_FORGETTING: u32 = 64;
+const MAKING_OF_FORGETTING: u32 = 32;
 
-/// A log that fills one within this time wants the next at once. Made in pieces it takes several times as much CPU, which such a
-/// log has no share of to spare: at 50 MB a second it was a third of a core.
+/// For a log that fills one within this time pieces are larger: in small ones a segment takes several times as much CPU, which such a
+/// log has no share of to spare. At 50 MB a second it was a third of a core.
 const HURRIED: Duration = Duration::from_secs(2);
 
+/// So many pieces of zeros are one then.
+const HURRIED_PIECES: u32 = 4;
+
 /// How long after a failure it is tried again.
-const RETRY: Duration = Duration::from_secs(1);
+pub(super) const RETRY: Duration = Duration::from_secs(1);
 
 /// So long the first segment waits at most for the node to serve: what is written meanwhile keeps the starts of other shards from the disk.
 /// A log that has too few spares to begin with waits for it.
@@ -73,37 +77,59 @@ enum Reading {
 }
 
 /// How fast segments are made: no faster than the log needs them.
-struct Pacing {
+pub(super) struct Pacing {
     /// The newest segment that the log has begun to write.
-    begun: Arc<AtomicU32>,
-    /// After each piece, if it is not to be made at once.
-    pause: Option<Duration>,
+    pub(super) begun: Arc<AtomicU32>,
+    /// If it is not to be made at once.
+    pub(super) pause: Option<Pause>,
     /// For a whole segment at most.
-    pauses_max: Duration,
-    /// When one was asked for last.
-    asked: Option<Instant>,
+    pub(super) pauses_max: Duration,
+    /// When one was asked for last, and how long before that another.
+    pub(super) asked: Option<(Instant, Duration)>,
+    /// Pieces since a pause.
+    pub(super) pieces: Cell<u32>,
+}
+
+/// After so many pieces of a segment, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pause {
+    pub(super) every: u32,
+    pub(super) length: Duration,
 }
 
 impl Pacing {
+    /// Without pauses.
+    pub(super) fn at_once() -> Pacing {
+        Pacing { begun: Arc::default(), pause: None, pauses_max: Duration::MAX, asked: None, pieces: Cell::new(0) }
+    }
+
     /// One is asked for.
     fn asked(&mut self, size_bytes: u32) {
         let now = Instant::now();
-        let lasted = self.asked.replace(now).map_or(Duration::ZERO, |asked| now.duration_since(asked));
-        self.pause = pause(lasted, self.pauses_max, size_bytes);
+        let lasted = self.asked.map_or(Duration::ZERO, |(asked, _)| now.duration_since(asked));
+        // One that a checkpoint has closed early follows one that was filled, and a log that was idle becomes busy: the shorter counts.
+        let before = self.asked.map_or(Duration::ZERO, |(_, lasted)| lasted);
+        self.asked = Some((now, lasted));
+        self.pause = pause(lasted.min(before), self.pauses_max, size_bytes);
     }
 
     /// After a piece of a segment.
-    fn pause(&self, segment: SegmentId) -> Option<Duration> {
+    fn pause(&self, segment: SegmentId) -> Option<Pause> {
         // In the last but one that stands ahead of this sends are refused for want of it.
-        self.pause.filter(|_| self.begun.load(Ordering::Relaxed) + 2 < segment.0)
+        let pause = self.pause.filter(|_| self.begun.load(Ordering::Relaxed) + 2 < segment.0)?;
+        let pieces = self.pieces.get() + 1;
+        self.pieces.set(if pieces < pause.every { pieces } else { 0 });
+        (pieces >= pause.every).then_some(pause)
     }
 }
 
-/// After each piece of a segment, if the one before it was asked for so long ago.
-fn pause(lasted: Duration, pauses_max: Duration, size_bytes: u32) -> Option<Duration> {
+/// How a segment is made if the ones before it were asked for at such intervals.
+fn pause(lasted: Duration, pauses_max: Duration, size_bytes: u32) -> Option<Pause> {
     let (part, of) = MAKING;
-    let pieces = size_bytes.div_ceil(ZEROS_BYTES as u32).max(1);
-    (lasted >= HURRIED).then(|| ((lasted * part / of).min(pauses_max) / pieces).min(PIECE_PAUSE_MAX))
+    let every = if lasted < HURRIED { HURRIED_PIECES } else { 1 };
+    let pauses = size_bytes.div_ceil(ZEROS_BYTES as u32).div_ceil(every).max(1);
+    let length = ((lasted * part / of).min(pauses_max) / pauses).min(PIECE_PAUSE_MAX);
+    (!length.is_zero()).then_some(Pause { every, length })
 }
 
 /// See the [module](self).
@@ -133,6 +159,7 @@ impl Segments {
         forget_after: Duration,
         has_log: bool,
         waker: Waker,
+        aside: &Aside,
     ) -> io::Result<Segments> {
         let (making, jobs) = mpsc::channel();
         let (results, done) = mpsc::channel();
@@ -141,8 +168,8 @@ impl Segments {
         let serves = Arc::new(AtomicBool::new(false));
         let node_serves = Arc::clone(&serves);
         let pauses_max = forget_after / MAKING_OF_FORGETTING;
-        let mut pacing = Pacing { begun: Arc::clone(&begun), pause: None, pauses_max, asked: None };
-        thread::Builder::new().name(format!("segments-{shard}")).spawn(move || {
+        let mut pacing = Pacing { begun: Arc::clone(&begun), pauses_max, ..Pacing::at_once() };
+        aside.spawn(format!("segments-{shard}"), move || {
             let mut failures = 0;
             let started = Instant::now();
             // Other shards still start, and write.
@@ -162,11 +189,11 @@ impl Segments {
                 wake.wake();
             }
         })?;
-        let scrubbing = scrub::start(shard, disk.clone(), results.clone(), waker.clone())?;
+        let scrubbing = scrub::start(shard, disk.clone(), results.clone(), waker.clone(), aside)?;
         let (keeping, jobs) = mpsc::channel();
         let reserve_bytes = u64::from(size_bytes) / RESERVE_PART;
         let mut keeper = Keeper::new(disk.clone(), reserve_bytes, making.clone());
-        thread::Builder::new().name(format!("keeper-{shard}")).spawn(move || {
+        aside.spawn(format!("keeper-{shard}"), move || {
             if has_log {
                 keeper.reserve();
             }
@@ -299,7 +326,7 @@ impl Segments {
     }
 }
 
-fn make(disk: &FileDisk, job: Making, size_bytes: u32, pacing: &Pacing, failures: &mut u32) -> Option<Done> {
+pub(super) fn make(disk: &FileDisk, job: Making, size_bytes: u32, pacing: &Pacing, failures: &mut u32) -> Option<Done> {
     let (segment, reuse) = match job {
         Making::Prepare(segment, reuse) => (segment, reuse),
         Making::Remove(Retired { id, mapping, .. }) => {
@@ -321,14 +348,15 @@ fn make(disk: &FileDisk, job: Making, size_bytes: u32, pacing: &Pacing, failures
     if *failures > 0 {
         thread::sleep(RETRY);
     }
-    let pause = || pacing.pause(segment);
+    let mut in_pauses = InPauses::of(disk);
+    let mut pause = || pacing.pause(segment).map(|pause| in_pauses.at(pause));
     let made = match reuse {
         Some(Retired { id: old, mapping, used }) => {
             // Before its bytes change.
             drop(mapping);
             disk.recycle_segment(old, used, segment, size_bytes, pause)
         }
-        None => match disk.create_segment(segment, size_bytes, pause) {
+        None => match disk.create_segment(segment, size_bytes, &mut pause) {
             Err(_) if disk.leftovers() > 0 => {
                 // What a crash left may be all that is in the way. What cannot be removed is tried again and told.
                 disk.remove_leftovers();
@@ -358,86 +386,9 @@ fn make(disk: &FileDisk, job: Making, size_bytes: u32, pacing: &Pacing, failures
     })
 }
 
-/// Files that nobody needs and that could not be removed: what was delivered may still stand in them.
-struct Removals {
-    disk: FileDisk,
-    /// When they are tried again, while there are some.
-    due: Option<Instant>,
-    /// Those of which it was told that they are there.
-    told: BTreeSet<PathBuf>,
-    /// Jobs that wait for segments to be made: a checkpoint lets go of several at once, and to remove one takes up to 50 ms.
-    waiting: VecDeque<Making>,
-}
-
-impl Removals {
-    /// What a start found is removed from then on.
-    fn new(disk: FileDisk, from: Instant) -> Removals {
-        Removals { disk, due: Some(from), told: BTreeSet::new(), waiting: VecDeque::new() }
-    }
-
-    /// The next job, or `None` once the shard is gone. Segments are made first, unless there is `no_space`: then what is removed is what
-    /// they are made of. Until there is a job what could not be removed is tried again, and before one too if it is time.
-    fn next_job(&mut self, jobs: &Receiver<Making>, no_space: bool) -> Option<Making> {
-        loop {
-            let now = Instant::now();
-            if self.disk.leftovers() == 0 {
-                self.due = None;
-            } else if no_space || *self.due.get_or_insert(now) <= now {
-                self.again();
-                self.due = Some(Instant::now() + RETRY);
-            }
-            if no_space && let Some(job) = self.waiting.pop_front() {
-                return Some(job);
-            }
-            while let Ok(job) = jobs.try_recv() {
-                if !no_space && matches!(job, Making::Prepare(..)) {
-                    return Some(job);
-                }
-                self.waiting.push_back(job);
-            }
-            if let Some(job) = self.waiting.pop_front() {
-                return Some(job);
-            }
-            let next = match self.due {
-                None => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(due) => jobs.recv_timeout(due.saturating_duration_since(Instant::now())),
-            };
-            match next {
-                Ok(job) => return Some(job),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return None,
-            }
-        }
-    }
-
-    /// Tries each again. It is told once that one cannot be removed, and then when it was.
-    fn again(&mut self) {
-        for (path, removed) in self.disk.remove_leftovers() {
-            match removed {
-                Err(error) if !self.told.contains(&path) => {
-                    tracing::warn!(
-                        path = %path.display(), %error,
-                        "cannot remove a file of the log that nobody needs; it is tried again every second. What was delivered may still \
-                         stand in it: see that the directory can be written to (owner, lsattr, mount), or remove the file"
-                    );
-                    self.told.insert(path);
-                }
-                Err(_) => {}
-                Ok(()) if self.told.remove(&path) => {
-                    tracing::info!(path = %path.display(), "a file of the log that could not be removed is gone");
-                }
-                Ok(()) => {}
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::path::Path;
-
-    use whimbrel_storage::Disk;
 
     use super::*;
 
@@ -448,7 +399,8 @@ mod tests {
         let (id, size) = (SegmentId(1), 8192);
         let mapping = disk.create_segment(id, size, || None).unwrap();
         let waker = Waker::new().unwrap();
-        let mut segments = Segments::new(ShardId(0), disk, size, Duration::MAX, true, waker).unwrap();
+        let mut segments =
+            Segments::new(ShardId(0), disk, size, Duration::MAX, true, waker, &Aside::new(Vec::new())).unwrap();
         drop(segments.file(id).unwrap());
         // The log rests: no other one is begun.
         segments.remove(Retired { id, mapping, used: size });
@@ -469,89 +421,42 @@ mod tests {
     fn a_segment_is_made_within_the_time_that_the_log_takes_for_one() {
         let (size, pieces, most) = (64 << 20, 256, Duration::from_secs(10));
         assert_eq!(pause(Duration::ZERO, most, size), None, "the first ones are wanted at once");
-        assert_eq!(pause(HURRIED - Duration::from_millis(1), most, size), None);
-        let paused = pause(Duration::from_secs(2), most, size).unwrap() * pieces;
-        assert!(paused <= Duration::from_millis(1500) && paused > Duration::from_millis(1400), "{paused:?}");
-        assert_eq!(pause(Duration::from_secs(3600), most, size), Some(PIECE_PAUSE_MAX));
-        assert_eq!(pause(Duration::from_secs(3), most, 1), Some(PIECE_PAUSE_MAX), "one that is smaller than a piece");
+        for (lasted_ms, every) in [(100, 4), (1999, 4), (2000, 1), (5000, 1)] {
+            let lasted = Duration::from_millis(lasted_ms);
+            let pause = pause(lasted, most, size).unwrap();
+            let paused = pause.length * (pieces / pause.every);
+            assert_eq!(pause.every, every);
+            assert!(paused <= lasted / 2 && paused > lasted * 2 / 5, "{paused:?} of {lasted:?}");
+        }
+        assert_eq!(pause(Duration::from_secs(3600), most, size).unwrap().length, PIECE_PAUSE_MAX);
+        assert_eq!(pause(Duration::from_secs(3), most, 1).unwrap().length, PIECE_PAUSE_MAX, "smaller than a piece");
     }
 
     #[test]
     fn where_bytes_have_to_be_gone_soon_a_segment_is_made_soon() {
         let most = Duration::from_secs(1) / MAKING_OF_FORGETTING;
-        let paused = pause(Duration::from_secs(3600), most, 64 << 20).unwrap() * 256;
+        let paused = pause(Duration::from_secs(3600), most, 64 << 20).unwrap().length * 256;
         assert!(paused <= most && paused > most / 2, "{paused:?}");
     }
 
     #[test]
+    fn a_log_that_is_filled_fast_is_paused_for_less_often() {
+        let length = Duration::from_millis(3);
+        let paused = |every| {
+            let pacing = Pacing { pause: Some(Pause { every, length }), ..Pacing::at_once() };
+            (0..12).filter(|_| pacing.pause(SegmentId(9)).is_some()).count()
+        };
+        assert_eq!((paused(1), paused(4)), (12, 3));
+    }
+
+    #[test]
     fn nobody_pauses_when_the_log_is_in_the_last_segment_but_one_ahead() {
-        let begun = Arc::new(AtomicU32::new(6));
-        let pacing =
-            Pacing { begun: Arc::clone(&begun), pause: Some(PIECE_PAUSE_MAX), pauses_max: Duration::MAX, asked: None };
-        assert_eq!(pacing.pause(SegmentId(9)), Some(PIECE_PAUSE_MAX));
-        begun.store(7, Ordering::Relaxed);
+        let pause = Some(Pause { every: 1, length: PIECE_PAUSE_MAX });
+        let pacing = Pacing { pause, ..Pacing::at_once() };
+        pacing.begun.store(6, Ordering::Relaxed);
+        assert!(pacing.pause(SegmentId(9)).is_some());
+        pacing.begun.store(7, Ordering::Relaxed);
         assert_eq!(pacing.pause(SegmentId(9)), None);
         assert_eq!(pacing.pause(SegmentId(8)), None, "nor when it has not even that");
-    }
-
-    /// A segment that cannot be removed, for a directory stands in its place, and where its file is meanwhile.
-    fn irremovable(dir: &Path) -> (FileDisk, Retired, PathBuf) {
-        let mut disk = FileDisk::open(dir, 0).unwrap();
-        let (id, used) = (SegmentId(1), 8192);
-        let mapping = disk.create(id, used).unwrap();
-        let hidden = dir.join("hidden");
-        fs::rename(disk.path(id), &hidden).unwrap();
-        fs::create_dir(disk.path(id)).unwrap();
-        (disk, Retired { id, mapping, used }, hidden)
-    }
-
-    #[test]
-    fn what_could_not_be_removed_is_tried_again_between_jobs_until_it_is_gone() {
-        let dir = tempfile::tempdir().unwrap();
-        let (disk, retired, hidden) = irremovable(dir.path());
-        let path = disk.path(retired.id);
-        let pacing = Pacing { begun: Arc::default(), pause: None, pauses_max: Duration::MAX, asked: None };
-        assert!(make(&disk, Making::Remove(retired), 8192, &pacing, &mut 0).is_none());
-        assert_eq!(disk.leftovers(), 1);
-        let (making, jobs) = mpsc::channel();
-        let mut removals = Removals::new(disk.clone(), Instant::now());
-        // It is tried before the next job, however many there are.
-        making.send(Making::Leftovers).unwrap();
-        assert!(matches!(removals.next_job(&jobs, false), Some(Making::Leftovers)));
-        assert_eq!((removals.told.len(), disk.leftovers()), (1, 1));
-        fs::remove_dir(&path).unwrap();
-        fs::rename(&hidden, &path).unwrap();
-        // And where there is none; the thread ends only with the shard.
-        let thread = thread::spawn(move || removals.next_job(&jobs, false).is_none());
-        let begun = Instant::now();
-        while path.exists() || disk.leftovers() > 0 {
-            assert!(begun.elapsed() < Duration::from_secs(30), "it is not tried again");
-            thread::yield_now();
-        }
-        drop(making);
-        assert!(thread.join().unwrap());
-    }
-
-    #[test]
-    fn no_segment_is_made_later_because_others_are_removed_unless_space_is_wanted() {
-        let dir = tempfile::tempdir().unwrap();
-        let disk = FileDisk::open(dir.path(), 0).unwrap();
-        let order = |no_space| {
-            let (making, jobs) = mpsc::channel();
-            for id in (1..=3).map(SegmentId) {
-                making.send(Making::Remove(Retired { id, mapping: Bytes::new(), used: 8192 })).unwrap();
-            }
-            making.send(Making::Prepare(SegmentId(9), None)).unwrap();
-            drop(making);
-            let mut removals = Removals::new(disk.clone(), Instant::now());
-            let jobs = std::iter::from_fn(|| removals.next_job(&jobs, no_space));
-            let name = |job| match job {
-                Making::Prepare(id, _) | Making::Remove(Retired { id, .. }) => id.0,
-                Making::Leftovers | Making::Close(_) => 0,
-            };
-            jobs.map(name).collect::<Vec<_>>()
-        };
-        assert_eq!(order(false), [9, 1, 2, 3]);
-        assert_eq!(order(true), [1, 2, 3, 9]);
     }
 }

@@ -19,6 +19,7 @@ use whimbrel_core::ids::ShardId;
 use whimbrel_core::{Counters, Shard, States};
 
 use super::lane::Mesh;
+use super::own_time::OwnTime;
 use super::ring::RingCounters;
 use super::turn::ShellCounters;
 
@@ -357,6 +358,11 @@ impl Turns {
     #[inline]
     pub(super) fn chores_since(&mut self, since: Instant) {
         self.chores_took += since.elapsed();
+    }
+
+    /// A chore took the time since then.
+    pub(super) fn chore_since(&mut self, begun: OwnTime) {
+        self.chores_took += begun.took();
     }
 
     /// The turn is over, if it was not yet.

@@ -21,6 +21,7 @@ use whimbrel_wire::Code;
 use super::conn::{Conns, News};
 use super::control::{Clock, Control, Told};
 use super::lane::{Arrival, Lanes};
+use super::own_time::OwnTime;
 use super::ring::{Completion, Ring, RingCounters, Wait};
 use super::segments::Segments;
 use super::sleep::Sleeper;
@@ -241,9 +242,9 @@ impl Shell {
                 _ => Chore::Checkpoint,
             });
             self.counters.segments_made += u64::from(matches!(&done, Input::SegmentReady { .. }));
-            let began = Instant::now();
+            let begun = OwnTime::begin();
             self.tell(now, done);
-            self.stats.turns.chores_since(began);
+            self.stats.turns.chore_since(begun);
         }
         if self.wake_at_us.is_some_and(|at_us| at_us <= now.mono_us) {
             self.wake_at_us = None;
@@ -255,9 +256,15 @@ impl Shell {
                 self.stats.turns.did(Chore::Checkpoint);
             }
             self.shard.turn_end_of_messages(now, more, &mut self.effects);
-            let began = Instant::now();
-            self.shard.turn_end_of_chores(&mut self.effects);
-            self.stats.turns.chores_since(began);
+            if self.shard.has_chores() {
+                let begun = OwnTime::begin();
+                self.shard.turn_end_of_chores(&mut self.effects);
+                self.stats.turns.chore_since(begun);
+            } else {
+                let began = Instant::now();
+                self.shard.turn_end_of_chores(&mut self.effects);
+                self.stats.turns.chores_since(began);
+            }
             self.heard = false;
             self.carry_out(now);
             if cfg!(debug_assertions) {
@@ -537,10 +544,10 @@ impl Shell {
 
     /// Gives work on the log's files to the threads that do it.
     fn chore(&mut self, chore: Chore, give: impl FnOnce(&mut Segments)) {
-        let began = Instant::now();
+        let begun = OwnTime::begin();
         give(&mut self.segments);
         self.stats.turns.did(chore);
-        self.stats.turns.chores_since(began);
+        self.stats.turns.chore_since(begun);
     }
 
     fn move_out(&mut self, conn: ConnId, to: ShardId, moving: Box<Moving>) {
