@@ -108,7 +108,7 @@ impl FileDisk {
     ) -> io::Result<Bytes> {
         let (path, tmp) = self.names_for(id)?;
         let mut made = self.fill(&tmp, id, size_bytes, &mut pause);
-        if made.is_err() && self.unlinked.give_back_all() {
+        if made.as_ref().is_err_and(|error| self.unlinked.give_back_for(error)) {
             made = self.fill(&tmp, id, size_bytes, &mut pause);
         }
         let made = made.and_then(|()| fs::rename(&tmp, &path));
@@ -231,7 +231,7 @@ impl FileDisk {
         let wanted = CHECKPOINT_FILES - (numbers.len() - needless);
         let (there, free): (Vec<_>, Vec<_>) = self.reserves().into_iter().partition(|reserve| reserve.exists());
         let keep = || there.iter().chain(&free).take(wanted).try_for_each(|reserve| allocate(reserve, size_bytes));
-        keep().or_else(|error| if self.unlinked.give_back_all() { keep() } else { Err(error) })
+        keep().or_else(|error| if self.unlinked.give_back_for(&error) { keep() } else { Err(error) })
     }
 
     /// Puts a checkpoint, all of which is written to its file, in its place: synced, read back from the disk and verified,

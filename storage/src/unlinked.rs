@@ -8,8 +8,8 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
 
 /// Of so many bytes is the disk told at once.
 pub const GIVE_BACK_BYTES: u64 = 4 << 20;
@@ -18,50 +18,71 @@ pub const GIVE_BACK_BYTES: u64 = 4 << 20;
 pub const GIVE_BACK_PAUSE: Duration = Duration::from_millis(25);
 
 /// So many files at most still have bytes: where they come faster the oldest gives back all at once.
-const FILES_MAX: usize = 8;
+const FILES_MAX: usize = 32;
 
 /// Files without names that still have bytes, of all shards of a node: whoever of them wants space has it at once. A clone is another handle.
 #[derive(Clone, Debug, Default)]
 pub struct Unlinked {
-    files: Arc<Mutex<VecDeque<File>>>,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    files: VecDeque<File>,
+    /// Before then the disk is left alone.
+    rests_until: Option<Instant>,
 }
 
 impl Unlinked {
     /// One that nobody maps, or looks at in any other way.
     pub fn push(&self, file: File) {
-        let mut files = self.lock();
-        if files.len() == FILES_MAX {
-            files.pop_front();
-        }
-        files.push_back(file);
+        let mut state = self.lock();
+        let oldest = if state.files.len() == FILES_MAX { state.files.pop_front() } else { None };
+        state.files.push_back(file);
+        drop(state);
+        drop(oldest);
     }
 
-    /// Gives back the next piece, from the end of a file, and waits until the file system has noted it. True if there is more.
-    pub fn give_back(&self) -> bool {
-        // Whoever wants all of it meanwhile waits for this piece.
-        let mut files = self.lock();
-        if files.front().is_some_and(|file| !matches!(cut(file), Ok(true))) {
-            // It has no more, or what cannot be cut off goes with the file.
-            files.pop_front();
+    /// Gives back the next piece, from the end of a file, and waits until the file system has noted it; after that the disk is left alone for
+    /// as long as `pause` says, whoever asks. True if there is more, also where another thread is at it.
+    pub fn give_back(&self, pause: Duration) -> bool {
+        let mut state = match self.state.try_lock() {
+            Ok(state) => state,
+            Err(TryLockError::Poisoned(state)) => state.into_inner(),
+            Err(TryLockError::WouldBlock) => return true,
+        };
+        if state.rests_until.is_some_and(|until| Instant::now() < until) {
+            return !state.files.is_empty();
         }
-        !files.is_empty()
+        // Whoever wants all of it meanwhile waits for this piece.
+        if state.files.front().is_some_and(|file| !matches!(cut(file), Ok(true))) {
+            // It has no more, or what cannot be cut off goes with the file.
+            state.files.pop_front();
+        }
+        state.rests_until = Some(Instant::now() + pause);
+        !state.files.is_empty()
     }
 
     /// Gives back all at once, for space is wanted. False if there was nothing.
     pub fn give_back_all(&self) -> bool {
-        let mut files = self.lock();
-        let any = !files.is_empty();
-        files.clear();
+        let mut state = self.lock();
+        let any = !state.files.is_empty();
+        state.files.clear();
         any
+    }
+
+    /// The same if it is space that was wanted.
+    pub fn give_back_for(&self, error: &io::Error) -> bool {
+        matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) && self.give_back_all()
     }
 
     /// How many files have bytes.
     pub fn count(&self) -> usize {
-        self.lock().len()
+        self.lock().files.len()
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<File>> {
-        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -90,12 +111,23 @@ mod tests {
         unlinked.push(file.try_clone().unwrap());
         let kept = || file.metadata().unwrap().blocks() * 512;
         for rest in [GIVE_BACK_BYTES + 4096, 4096] {
-            assert!(unlinked.give_back());
+            assert!(unlinked.give_back(Duration::ZERO));
             assert!((rest..rest + GIVE_BACK_BYTES / 2).contains(&kept()), "{} for {rest}", kept());
         }
-        assert!(!unlinked.give_back());
+        assert!(!unlinked.give_back(Duration::ZERO));
         assert_eq!(kept(), 0);
-        assert!(!unlinked.give_back() && !unlinked.give_back_all(), "there is nothing more");
+        assert!(!unlinked.give_back(Duration::ZERO) && !unlinked.give_back_all(), "there is nothing more");
+    }
+
+    #[test]
+    fn after_a_piece_the_disk_is_left_alone_whoever_asks() {
+        let (unlinked, file) = (Unlinked::default(), tempfile::tempfile().unwrap());
+        file.set_len(3 * GIVE_BACK_BYTES).unwrap();
+        unlinked.push(file.try_clone().unwrap());
+        assert!(unlinked.give_back(Duration::from_secs(3600)) && unlinked.clone().give_back(Duration::ZERO));
+        assert_eq!(file.metadata().unwrap().len(), 2 * GIVE_BACK_BYTES);
+        assert!(unlinked.give_back_for(&io::ErrorKind::StorageFull.into()), "but who wants space has it");
+        assert!(!unlinked.give_back(Duration::ZERO));
     }
 
     #[test]
@@ -104,12 +136,12 @@ mod tests {
         let named = tempfile::NamedTempFile::new().unwrap();
         named.as_file().set_len(2 * GIVE_BACK_BYTES).unwrap();
         unlinked.push(named.reopen().unwrap());
-        assert!(!unlinked.give_back());
+        assert!(!unlinked.give_back(Duration::ZERO));
         assert_eq!(named.as_file().metadata().unwrap().len(), 2 * GIVE_BACK_BYTES);
         // Not open for writing.
         unlinked.push(File::open(named.path()).unwrap());
         drop(named);
-        assert!(!unlinked.give_back() && unlinked.count() == 0);
+        assert!(!unlinked.give_back(Duration::ZERO) && unlinked.count() == 0);
     }
 
     #[test]

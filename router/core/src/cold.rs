@@ -50,17 +50,18 @@ impl ColdReads {
 
 impl Shard {
     /// Whoever waits for what is in this segment, which is read in if nobody did yet.
-    fn asked_for(&mut self, fx: &mut Effects, segment: SegmentId) -> &mut Waiting {
-        if !self.cold.asked.contains_key(&segment) {
-            self.cold.later.push_back(segment);
-            self.read_in_next(fx);
-        }
-        self.cold.asked.entry(segment).or_default()
+    fn asked_for(&mut self, segment: SegmentId) -> &mut Waiting {
+        let ColdReads { asked, later, .. } = &mut self.cold;
+        asked.entry(segment).or_insert_with(|| {
+            later.push_back(segment);
+            Waiting::default()
+        })
     }
 
-    /// Has those read in that may be now.
-    fn read_in_next(&mut self, fx: &mut Effects) {
+    /// Has those read in that may be now: at the end of a turn, when who could look has looked.
+    pub(crate) fn read_in_next(&mut self, fx: &mut Effects) {
         while self.cold.ready.is_empty()
+            && self.to_deliver.is_empty()
             && self.cold.reading.len() < limits::READ_INS_MAX
             && let Some(segment) = self.cold.later.pop_front()
         {
@@ -88,19 +89,19 @@ impl Shard {
     }
 
     /// A connection looks again when this can be delivered.
-    pub(crate) fn wait_to_deliver(&mut self, fx: &mut Effects, conn: ConnId, location: Location) {
+    pub(crate) fn wait_to_deliver(&mut self, conn: ConnId, location: Location) {
         if let Some(it) = self.conn(conn)
             && !std::mem::replace(&mut it.waits_for_segment, true)
         {
-            self.asked_for(fx, location.segment).conns.push(conn);
+            self.asked_for(location.segment).conns.push(conn);
         }
     }
 
     /// A target looks again when this can be sent to it.
-    pub(crate) fn wait_to_fan_out(&mut self, fx: &mut Effects, at: TargetRef, location: Location) {
+    pub(crate) fn wait_to_fan_out(&mut self, at: TargetRef, location: Location) {
         let target = &mut self.partitions[at.p].state.chats[at.chat].targets[at.target];
         if !std::mem::replace(&mut target.cold, true) {
-            self.asked_for(fx, location.segment).targets.push(at);
+            self.asked_for(location.segment).targets.push(at);
         }
     }
 
@@ -111,7 +112,6 @@ impl Shard {
         self.log.warmed(segment, end);
         self.cold.reading.retain(|it| *it != segment);
         self.look_again(segment);
-        self.read_in_next(fx);
     }
 
     /// Sends to targets whose segment is there: after a start that may be many at once, of which no turn takes more than a few.
@@ -124,6 +124,5 @@ impl Shard {
             // One that finds nothing to do was looked at all the same.
             places += 1 + self.pump_outbox(fx, at);
         }
-        self.read_in_next(fx);
     }
 }

@@ -38,6 +38,7 @@ impl Shard {
         }
         // The others in the next turn, which comes at once.
         list.drain(..seen);
+        list.append(&mut self.to_deliver);
         self.to_deliver = list;
     }
 
@@ -60,7 +61,7 @@ impl Shard {
             return false;
         }
         if !self.log.is_warm(location) {
-            self.wait_to_deliver(fx, conn, location);
+            self.wait_to_deliver(conn, location);
             return false;
         }
         let Some(command) = self.log.read(location) else {

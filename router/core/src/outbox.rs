@@ -117,7 +117,7 @@ impl Shard {
             }
             let kept = chat.outbox_place(place).expect("what is not confirmed is kept");
             if !self.log.is_warm(kept.command) {
-                self.wait_to_fan_out(fx, at, kept.command);
+                self.wait_to_fan_out(at, kept.command);
                 return sent;
             }
             let command = self.log.read(kept.command);

@@ -1,5 +1,5 @@
 //! When clients whose requests are refused for the moment are to come back. All that are told the same time come back at once, with all
-//! that they have sent meanwhile, and most of them are refused again: so each is told another, and the longer a node has refused the later
+//! that they have sent meanwhile, and most of them are refused again: so they are told different ones, and the longer a node has refused the later
 //! ones.
 
 use whimbrel_wire::Code;

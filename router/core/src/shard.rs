@@ -319,11 +319,12 @@ impl Shard {
         self.look_at_space(fx);
         self.is_whole |= self.is_serving();
         self.deliver_all(fx);
+        self.read_in_next(fx);
     }
 
     /// And this is what is done for the log itself: a slice of a checkpoint, what may leave memory, an empty batch.
     pub fn turn_end_of_chores(&mut self, fx: &mut Effects) {
-        // Whoever waited for what was read in has looked, or what they wait for is among the newest: `ColdReads::later`.
+        // Whoever waited for what was read in has looked, or what they wait for is among the newest ([`crate::cold`]).
         self.log.cool();
         self.checkpoint(fx);
         self.write_empty(fx);

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 
 use whimbrel_core::ids::{ChatId, ConnId, Correlation, DeviceId, InboxSeq, ShardId, UserId};
 use whimbrel_core::io::Moving;
-use whimbrel_core::lane::{Ask, Asker, LaneItem, Request};
+use whimbrel_core::lane::{Ask, Asker, Confirm, FanOut, LaneItem, Request};
 use whimbrel_core::limits::{Bounds, TURN_BYTES_MAX, WRITE_REST_US};
 use whimbrel_core::session::Login;
 use whimbrel_core::{Effect, Effects, Input, Now, Shard, ShardConfig, route};
@@ -43,6 +43,8 @@ struct Node {
     turn_bytes_max: usize,
     /// Places that went to lanes at the end of one turn, at most.
     fan_outs_max: usize,
+    /// The other shard confirms what it is sent.
+    confirms: bool,
     lane_room: usize,
     /// No segment can be made.
     disk_full: bool,
@@ -77,6 +79,7 @@ impl Node {
             checkpoint: Vec::new(),
             turn_bytes_max: 0,
             fan_outs_max: 0,
+            confirms: false,
             lane_room: 4096,
             disk_full: false,
             disk_waits: false,
@@ -140,7 +143,16 @@ impl Node {
                         self.sent.push((conn, frame));
                     }
                     Effect::Close { conn } => self.closed.push(conn),
-                    Effect::Lane { item, .. } => self.to_lanes.push(item),
+                    Effect::Lane { to, item } => {
+                        if let LaneItem::FanOut(FanOut { source, target, chat, chat_seq, .. }) = item
+                            && self.confirms
+                        {
+                            let confirm = Confirm { source, target, chat, applied: chat_seq, rewind: false };
+                            self.tell(Input::Lane { from: to, item: LaneItem::Confirm(confirm) });
+                            again = true;
+                        }
+                        self.to_lanes.push(item);
+                    }
                     Effect::WriteLog(write) => {
                         again = true;
                         self.disk.write(write.segment, write.offset as u32, write.batch.as_ref()).unwrap();

@@ -80,7 +80,7 @@ impl Keeper {
                             );
                         }
                         self.failures += 1;
-                        self.disk.unlinked().give_back_all();
+                        self.disk.unlinked().give_back_for(&error);
                         self.writing = None;
                         self.disk.abandon_checkpoint(number);
                         Input::CheckpointFailed { number }
@@ -99,8 +99,7 @@ impl Keeper {
             );
         }
         self.cold_failures += 1;
-        // It may be space that it wants.
-        self.disk.unlinked().give_back_all();
+        self.disk.unlinked().give_back_for(error);
         if self.disk.leftovers() > 0 {
             // The other thread may have ended, with the shard: then the next start finds what is left.
             let _ = self.making.send(Making::Leftovers);

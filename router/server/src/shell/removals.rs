@@ -29,7 +29,7 @@ impl InPauses<'_> {
         self.zeros += u64::from(pause.every) * ZEROS_BYTES as u64;
         if self.zeros >= GIVE_BACK_BYTES {
             self.zeros = 0;
-            self.disk.unlinked().give_back();
+            self.disk.unlinked().give_back(GIVE_BACK_PAUSE);
         }
         pause.length
     }
@@ -79,7 +79,7 @@ impl Removals {
             if let Some(job) = self.waiting.pop_front() {
                 return Some(job);
             }
-            let due = match self.disk.unlinked().give_back().then(|| Instant::now() + GIVE_BACK_PAUSE) {
+            let due = match self.disk.unlinked().give_back(GIVE_BACK_PAUSE).then(|| Instant::now() + GIVE_BACK_PAUSE) {
                 Some(later) => Some(self.due.map_or(later, |due| due.min(later))),
                 None => self.due,
             };
@@ -232,11 +232,11 @@ mod tests {
     fn while_a_segment_is_made_as_much_is_given_back_as_it_takes() {
         let dir = tempfile::tempdir().unwrap();
         let disk = FileDisk::open(dir.path(), 0).unwrap();
-        remove(&disk, 1, 2);
+        remove(&disk, 1, 1);
         let pause = Some(Pause { every: 1, length: Duration::from_micros(1) });
         let pacing = Pacing { pause, ..Pacing::at_once() };
         let prepare = Making::Prepare(SegmentId(7), None);
-        let made = make(&disk, prepare, 2 * GIVE_BACK_BYTES as u32, &pacing, &mut 0);
+        let made = make(&disk, prepare, GIVE_BACK_BYTES as u32, &pacing, &mut 0);
         assert!(matches!(made, Some(whimbrel_core::Input::SegmentReady { .. })));
         assert_eq!(disk.unlinked().count(), 0);
     }

@@ -10,6 +10,9 @@ use whimbrel_sim::{DEFAULT_STEPS, Outcome, Run, Stats, Trace, failure, run};
 /// As many as rare weather needs: a sort of cold segments that fails before all faults have ended comes in one of a hundred.
 const SEEDS: u64 = 176;
 
+/// In which something is erased beside a page that the disk does not give, before all faults have ended: one seed of a thousand.
+const RAREST: u64 = 325;
+
 fn sim(seed: u64) -> Outcome {
     run(Run { seed, steps: DEFAULT_STEPS, plant: None }, Trace::default())
 }
@@ -18,7 +21,7 @@ fn sim(seed: u64) -> Outcome {
 fn seeds_find_nothing_in_weather_of_every_kind() {
     let mut total = Stats::default();
     let mut each = Vec::new();
-    for seed in 0..SEEDS {
+    for seed in (0..SEEDS).chain([RAREST]) {
         let outcome = sim(seed);
         if let Some(violation) = &outcome.violation {
             let what = Run { seed, steps: DEFAULT_STEPS, plant: None };

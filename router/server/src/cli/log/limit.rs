@@ -134,7 +134,7 @@ pub(super) fn measure(directory: &Path, bytes: u64, time: Duration, goes: Goes<'
         files.give_back(directory, "as the log does", aftermath, goes, |file| {
             let unlinked = Unlinked::default();
             unlinked.push(file);
-            while unlinked.give_back() {
+            while unlinked.give_back(GIVE_BACK_PAUSE) {
                 thread::sleep(GIVE_BACK_PAUSE);
             }
             Ok(())
@@ -268,7 +268,7 @@ impl Files {
                 given
             });
             let mut at = 0;
-            while !is_over.load(Ordering::Relaxed) {
+            loop {
                 self.memory.stir();
                 let before = Instant::now();
                 let batch = &self.memory.slice()[..batch_bytes(1) as usize];
@@ -276,6 +276,9 @@ impl Files {
                 times.saturating_record(before.elapsed().as_nanos() as u64);
                 at = (at + batch.len() as u64) % self.bytes;
                 check(goes, "giving bytes back")?;
+                if is_over.load(Ordering::Relaxed) {
+                    break;
+                }
             }
             thread.join().expect("it does not panic").context("give bytes back")
         })?;
