@@ -41,8 +41,8 @@ const WINDOW: usize = 6;
 const REFUSED: u64 = 8;
 
 /// After space has returned a device is refused at most so often before one of its sends is taken. The server looks for space
-/// every second; a session tries each of its chats again every fifth of a second.
-const RETRIES_MAX: u64 = 200;
+/// every second; a session tries each of its chats again after a fifth of a second at first, and then ever later.
+const RETRIES_MAX: u64 = 100;
 
 /// The same after the device that was away has returned, with all that it has to fetch and the log to forget first.
 const DRAIN_RETRIES_MAX: u64 = 1000;

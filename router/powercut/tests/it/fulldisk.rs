@@ -37,7 +37,7 @@ fn space_that_never_returns_is_found() {
         return;
     }
     assert_eq!(code, 1, "{out}{error}");
-    assert!(error.contains("space has returned, and a device was refused more than 200 times"), "{error}");
+    assert!(error.contains("space has returned, and a device was refused more than 100 times"), "{error}");
     assert!(error.contains("repeat: whimbrel-fulldisk --fs tmpfs --fills 20 --seed 1 --plant kept\n"), "{error}");
 }
 
