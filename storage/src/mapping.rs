@@ -45,7 +45,8 @@ pub(crate) fn map(file: &File, populate: bool) -> io::Result<Bytes> {
     // What lies beside bytes that are overwritten, in their page, and a last batch that a start writes once more, are written with
     // the very bytes that are there.
     // SAFETY: the file is a segment in a data directory that is locked against other processes; it shrinks only once it has no name and
-    // nobody holds this mapping any more (`Retired`, `Unlinked`), so no access is beyond its end. Where bytes change, as said above, nobody has a reference to them.
+    // nobody holds this mapping any more (`Retired`, `Unlinked`), so no access is beyond its end. Where bytes change, as said above,
+    // nobody has a reference to them.
     let mapping = unsafe { MmapOptions::new().map(file)? };
     if !populate {
         // Its header is wanted first. Left to itself the kernel reads as much around it as its read-ahead may (8 MiB here: half
