@@ -18,6 +18,7 @@ mod rig;
 mod rot;
 mod rot_matrix;
 mod scrub;
+mod space;
 mod staging;
 mod torn;
 mod unreadable;
