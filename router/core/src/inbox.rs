@@ -35,6 +35,9 @@ impl Shard {
         if fan_out.prev != proposed {
             return self.confirm(fx, fan_out, applied, proposed == applied);
         }
+        if fan_out.command.is_empty() {
+            return self.confirm(fx, fan_out, applied, true);
+        }
         // It may be out of a page that left memory on its way. Then it is sent again, and found damaged there.
         let command = self.verifier.command_at(&fan_out.command);
         let Ok(command @ (Command::ChatSend(..) | Command::ChatCreate(_))) = command else { return };

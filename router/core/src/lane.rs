@@ -168,7 +168,8 @@ pub struct FanOut {
     pub chat_seq: ChatSeq,
     /// The place before it that went to the same partition.
     pub prev: ChatSeq,
-    /// The command of the chat's entry that holds it, header and all: a view of the log.
+    /// The command of the chat's entry that holds it, header and all: a view of the log. Empty if it is asked only whether the
+    /// partition would take it.
     pub command: Bytes,
     /// When it was stored, by its entry.
     pub time_ms: u64,

@@ -41,6 +41,10 @@ pub const CONFIRM_GATHER_US: u64 = 1000 * MS;
 /// full, or did not serve yet. Longer than a flush takes on a healthy disk; sending again needlessly costs little.
 pub const OUTBOX_RETRY_US: u64 = 200 * MS;
 
+/// How often that time doubles for a partition that does not even answer, as one in repair: then it is asked every 3.2 s whether
+/// it would take something, and has what waits soon after it does.
+pub const OUTBOX_RETRY_DOUBLINGS: u8 = 4;
+
 /// How long a busy shard lets commands gather although no write is in flight. With 1,000 messages in flight in a closed loop
 /// each waits some 20 ms for its turn anyway, and the writes' share of a message's cost falls from a fifth to a twentieth.
 pub const BUSY_GATHER_US: u64 = MS;

@@ -9,6 +9,7 @@ use crate::ids::{ChatSeq, ShardId};
 use crate::io::{Effect, Effects};
 use crate::lane::{Confirm, FanOut, LaneItem};
 use crate::limits;
+use crate::partition::Target;
 use crate::repair::Why;
 use crate::shard::Shard;
 
@@ -42,6 +43,34 @@ impl Lanes {
     pub(crate) fn is_empty(&self) -> bool {
         self.backlog.iter().all(VecDeque::is_empty) && self.blocked.iter().all(VecDeque::is_empty)
     }
+}
+
+/// Targets that were sent something, and when to see whether they have it. One queue for each time to wait: who comes into a queue
+/// later is due later.
+#[derive(Debug, Default)]
+pub(crate) struct Watched {
+    by_silence: [VecDeque<(u64, TargetRef)>; 1 + limits::OUTBOX_RETRY_DOUBLINGS as usize],
+}
+
+impl Watched {
+    fn push(&mut self, now_us: u64, silent: u8, at: TargetRef) {
+        self.by_silence[usize::from(silent)].push_back((now_us + retry_us(silent), at));
+    }
+
+    fn pop_due(&mut self, now_us: u64) -> Option<TargetRef> {
+        let due = |queue: &mut VecDeque<(u64, TargetRef)>| queue.pop_front_if(|(due_us, _)| *due_us <= now_us);
+        self.by_silence.iter_mut().find_map(due).map(|(_, at)| at)
+    }
+
+    /// When the first of them is due.
+    pub(crate) fn next_due_us(&self) -> Option<u64> {
+        self.by_silence.iter().filter_map(VecDeque::front).map(|(due_us, _)| *due_us).min()
+    }
+}
+
+/// How long a target that was silent so often has to answer.
+fn retry_us(silent: u8) -> u64 {
+    limits::OUTBOX_RETRY_US << silent
 }
 
 impl Shard {
@@ -98,7 +127,7 @@ impl Shard {
             let it = &self.partitions[p].state.chats[chat];
             let place = it.last_seq;
             let cursor = &it.targets[target];
-            let next = cursor.sent.0 + 1 == place.0;
+            let next = cursor.sent.0 + 1 == place.0 && cursor.silent == 0;
             if next && !cursor.blocked && place.0 - cursor.heard.0 <= limits::OUTBOX_WINDOW as u64 {
                 self.send_place(fx, at, place, command.clone(), time_ms);
             }
@@ -112,7 +141,8 @@ impl Shard {
             let chat = &self.partitions[at.p].state.chats[at.chat];
             let target = &chat.targets[at.target];
             let place = ChatSeq(target.sent.0 + 1);
-            if target.blocked || place > chat.last_seq || place.0 - target.heard.0 > limits::OUTBOX_WINDOW as u64 {
+            let is_held = target.blocked || target.silent > 0;
+            if is_held || place > chat.last_seq || place.0 - target.heard.0 > limits::OUTBOX_WINDOW as u64 {
                 return sent;
             }
             let kept = chat.outbox_place(place).expect("what is not confirmed is kept");
@@ -155,7 +185,7 @@ impl Shard {
         let prev = ChatSeq(place.0 - 1);
         let fan_out = FanOut { source, target: target.partition, chat: id, chat_seq: place, prev, command, time_ms };
         if watch {
-            self.watched.push_back((now_us + limits::OUTBOX_RETRY_US, at));
+            self.watched.push(now_us, 0, at);
         }
         if here {
             self.on_fan_out(fx, &fan_out);
@@ -179,6 +209,7 @@ impl Shard {
         let last = it.last_seq;
         let cursor = &mut it.targets[target];
         let applied = confirm.applied.min(last);
+        cursor.silent = 0;
         if applied > cursor.heard {
             cursor.heard = applied;
             cursor.sent = cursor.sent.max(applied);
@@ -222,24 +253,44 @@ impl Shard {
         }
     }
 
-    /// Sends again what was not confirmed for long: its target refused it, or the answer was lost.
+    /// Goes back to what was confirmed where that was long ago: the target refused what it was sent, or the answer was lost. All of
+    /// it is sent again once the target says that it takes it: it may be in repair for days, and what waits may be cold.
     pub(crate) fn send_again(&mut self, fx: &mut Effects) {
         let now_us = self.now.mono_us;
-        while let Some((_, at)) = self.watched.pop_front_if(|(due, _)| *due <= now_us) {
+        while let Some(at) = self.watched.pop_due(now_us) {
             let is_in_repair = self.partitions[at.p].repair.is_some();
             let target = &mut self.partitions[at.p].state.chats[at.chat].targets[at.target];
-            if target.sent == target.heard || is_in_repair {
+            if (target.sent == target.heard && target.silent == 0) || is_in_repair {
                 target.watched = false;
                 continue;
             }
-            self.watched.push_back((now_us + limits::OUTBOX_RETRY_US, at));
-            if target.progress_us + limits::OUTBOX_RETRY_US <= now_us {
+            let is_silent = target.progress_us + retry_us(target.silent) <= now_us;
+            if is_silent {
                 target.progress_us = now_us;
                 target.sent = target.heard;
-                self.counters.resent += 1;
-                self.pump_outbox(fx, at);
+                target.silent = (target.silent + 1).min(limits::OUTBOX_RETRY_DOUBLINGS);
+            }
+            self.watched.push(now_us, target.silent, at);
+            if is_silent {
+                self.ask(fx, at);
             }
         }
+    }
+
+    /// Asks a target that has not confirmed all whether it would take the next place.
+    fn ask(&mut self, fx: &mut Effects, at: TargetRef) {
+        let chat = &self.partitions[at.p].state.chats[at.chat];
+        let Target { partition, heard, .. } = chat.targets[at.target];
+        let question = FanOut {
+            source: self.config.partition_at(at.p),
+            target: partition,
+            chat: chat.id,
+            chat_seq: ChatSeq(heard.0 + 1),
+            prev: heard,
+            command: Bytes::new(),
+            time_ms: 0,
+        };
+        self.tell(fx, self.config.shard_of(partition), LaneItem::FanOut(question));
     }
 
     /// A partition begins to serve: what its chats' targets have not confirmed is sent again.

@@ -86,8 +86,11 @@ pub(crate) struct Target {
     pub(crate) sent: ChatSeq,
     /// Soft: when `heard` last rose or sending began, on the monotone clock.
     pub(crate) progress_us: u64,
-    /// Soft: in the queue of those to be sent again.
+    /// Soft: in a queue of those to be asked again.
     pub(crate) watched: bool,
+    /// Soft: how often in turn it did not answer for long, up to [`limits::OUTBOX_RETRY_DOUBLINGS`]. As long as it is silent it is
+    /// sent nothing, and asked for less and less often whether it would take it.
+    pub(crate) silent: u8,
     /// Soft: in the queue of those that wait for a lane.
     pub(crate) blocked: bool,
     /// Soft: in the list of what to confirm next.
@@ -324,6 +327,7 @@ impl Target {
             sent: ChatSeq(0),
             progress_us: 0,
             watched: false,
+            silent: 0,
             blocked: false,
             dirty: false,
             cold: false,

@@ -17,7 +17,7 @@ use crate::ids::{ChatId, ConnId, PartitionId, ShardId};
 use crate::io::{Effect, Effects, Fatal, Input, Now, ShardConfig};
 use crate::lane::LaneItem;
 use crate::limits;
-use crate::outbox::{Lanes, TargetRef};
+use crate::outbox::{Lanes, TargetRef, Watched};
 use crate::partition::PartitionState;
 use crate::recover::{self, Found};
 use crate::repair::{Repair, Trouble, Why};
@@ -89,7 +89,7 @@ pub struct Shard {
     pub(crate) writes: Writes,
     /// Places that wait to be confirmed, committed.
     pub(crate) confirms: Vec<TargetRef>,
-    pub(crate) watched: VecDeque<(u64, TargetRef)>,
+    pub(crate) watched: Watched,
     pub(crate) timers: Timers,
     /// Messages in all inboxes.
     pub(crate) pointers: usize,
@@ -212,7 +212,7 @@ impl Shard {
             lane_heard: false,
             writes: Writes::default(),
             confirms: Vec::new(),
-            watched: VecDeque::new(),
+            watched: Watched::default(),
             timers: Timers::default(),
             pointers,
             frames: Builder::default(),

@@ -58,8 +58,7 @@ impl Shard {
         let firsts = queues.into_iter().flatten().map(|(due, _)| *due);
         // A node that stops leaves them: it would be woken for them for ever.
         let confirms_us = self.timers.confirms_us.filter(|_| !self.stopping);
-        let watched = self.watched.front().map(|(due, _)| *due);
-        for other in firsts.chain(watched).chain(self.timers.acks_us).chain(confirms_us) {
+        for other in firsts.chain(self.watched.next_due_us()).chain(self.timers.acks_us).chain(confirms_us) {
             due = due.min(other);
         }
         if self.gathered_bytes > 0 && !self.log.is_writing() {

@@ -4,14 +4,16 @@
 
 #[path = "bounds/memory.rs"]
 mod memory;
+#[path = "bounds/silence.rs"]
+mod silence;
 #[path = "bounds/space.rs"]
 mod space;
 
 use std::collections::VecDeque;
 
-use whimbrel_core::ids::{ChatId, ConnId, Correlation, DeviceId, InboxSeq, ShardId, UserId};
+use whimbrel_core::ids::{ChatId, ConnId, Correlation, DeviceId, InboxSeq, PartitionId, ShardId, UserId};
 use whimbrel_core::io::Moving;
-use whimbrel_core::lane::{Ask, Asker, Confirm, FanOut, LaneItem, Request};
+use whimbrel_core::lane::{Ask, Asker, Confirm, FanOut, LaneItem, Request, UsersFound, UsersKnown};
 use whimbrel_core::limits::{Bounds, TURN_BYTES_MAX, WRITE_REST_US};
 use whimbrel_core::session::Login;
 use whimbrel_core::{Effect, Effects, Input, Now, Shard, ShardConfig, route};
@@ -253,6 +255,18 @@ impl Node {
         route::direct_chat(&name(from), &name(to))
     }
 
+    /// The other is of the other shard, which says nothing but that he is there.
+    fn pair_away(&mut self, conn: ConnId, from: &str, to: &str) -> ChatId {
+        let chat = self.pair(conn, from, to);
+        let asked =
+            self.to_lanes.drain(..).find_map(|item| if let LaneItem::AskUsers(ask) = item { Some(ask) } else { None });
+        let ask = asked.expect("it is asked whether the other is there");
+        let known = UsersKnown { source: ask.source, target: ask.target, chat, found: UsersFound::All };
+        self.tell(Input::Lane { from: ShardId(1), item: LaneItem::UsersKnown(Box::new(known)) });
+        self.turn();
+        chat
+    }
+
     fn send(&mut self, conn: ConnId, chat: ChatId, number: u64, payload: &[u8]) {
         let fields = SendFields { correlation: number, chat: chat.0, client_seq: number, prev: number - 1 };
         self.say(conn, |b, out| b.send(out, &fields, payload));
@@ -309,6 +323,19 @@ fn three_on_one_shard() -> [String; 3] {
     let first = &names[0];
     let mut others = names.iter().filter(|other| is_here(first, other));
     [first.clone(), others.next().unwrap().clone(), others.next().unwrap().clone()]
+}
+
+/// A user of the first of two shards, and others of the second whose chats with that one are on the first.
+fn one_here_and_others_away() -> (String, impl Iterator<Item = String>) {
+    let is_here = |partition: PartitionId| partition.0.is_multiple_of(2);
+    let names = || (0..).map(|number| format!("user{number}"));
+    let one = names().find(|user| is_here(route::partition_of_user(&name(user), 16))).unwrap();
+    let id = name(&one);
+    let others = names().filter(move |user| {
+        !is_here(route::partition_of_user(&name(user), 16))
+            && is_here(route::partition_of_chat(route::direct_chat(&id, &name(user)), 16))
+    });
+    (one, others)
 }
 
 fn name(user: &str) -> UserId {

@@ -3,14 +3,13 @@
 use std::collections::BTreeSet;
 
 use whimbrel_core::Input;
-use whimbrel_core::ids::{ConnId, ShardId};
-use whimbrel_core::lane::{LaneItem, UsersFound, UsersKnown};
+use whimbrel_core::ids::{ChatId, ConnId};
+use whimbrel_core::lane::LaneItem;
 use whimbrel_core::limits::{Bounds, READY_PLACES_MAX};
-use whimbrel_core::route;
 use whimbrel_storage::{LogOptions, SegmentId};
 use whimbrel_wire::{Kind, SendFields};
 
-use super::{Node, name};
+use super::{Node, one_here_and_others_away};
 
 /// Four segments may be in memory beside the one that is written.
 fn with_little_memory() -> Node {
@@ -18,7 +17,7 @@ fn with_little_memory() -> Node {
 }
 
 /// The first of so many shards.
-fn with_little_memory_of(shards: u16) -> Node {
+pub(super) fn with_little_memory_of(shards: u16) -> Node {
     let options = LogOptions { segment_size: 384 << 10, ..LogOptions::new(0) };
     // Nothing is moved meanwhile.
     let bounds = Bounds { forget_after_us: 365 * 86_400_000_000, ..Bounds::default() };
@@ -94,29 +93,12 @@ fn of_many_who_each_want_another_segment_each_gets_on_with_what_is_read_in() {
 #[test]
 fn of_many_chats_that_wait_for_one_segment_no_turn_takes_more_than_a_few() {
     let mut node = with_little_memory_of(2);
-    // The chats are here, their other members are of another shard, which says nothing but that they are there.
-    let is_here = |partition: whimbrel_core::ids::PartitionId| partition.0.is_multiple_of(2);
-    let names = || (0..).map(|number| format!("user{number}"));
-    let alice = names().find(|user| is_here(route::partition_of_user(&name(user), 16))).unwrap();
-    let friends = names().filter(|user| {
-        !is_here(route::partition_of_user(&name(user), 16))
-            && is_here(route::partition_of_chat(route::direct_chat(&name(&alice), &name(user)), 16))
-    });
+    let (alice, friends) = one_here_and_others_away();
     let conn = node.log_in(0, &alice, 1);
     node.turn();
     let chats = 3 * READY_PLACES_MAX;
     node.confirms = true;
-    let mut made = Vec::new();
-    for friend in friends.take(chats) {
-        let chat = node.pair(conn, &alice, &friend);
-        let asked =
-            node.to_lanes.drain(..).find_map(|item| if let LaneItem::AskUsers(ask) = item { Some(ask) } else { None });
-        let ask = asked.expect("it is asked whether the other is there");
-        let known = UsersKnown { source: ask.source, target: ask.target, chat, found: UsersFound::All };
-        node.tell(Input::Lane { from: ShardId(1), item: LaneItem::UsersKnown(Box::new(known)) });
-        node.turn();
-        made.push(chat);
-    }
+    let made: Vec<ChatId> = friends.take(chats).map(|friend| node.pair_away(conn, &alice, &friend)).collect();
     // No lane has room for what is sent to them. The first messages lie in one segment, and the others in more than may be in memory.
     node.lane_room = 0;
     for some in made.chunks(32) {
