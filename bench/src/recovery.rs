@@ -2,8 +2,11 @@
 //!
 //! The log is made by a server that is loaded and makes no checkpoint, but for the one of a clean shutdown half way; a part of
 //! the messages goes to devices that are away, so that every segment has something that waits. Then, in turn and with nothing of the data
-//! directory in the page cache: all of the log behind the checkpoint is read once, as `cat` does it; and a server is started, and
-//! killed once it serves. A start adds a few records to what the next one reads.
+//! directory in the page cache: all of the log behind the checkpoint is read once, as `cat` does it; a server is started, and
+//! killed once it serves; and the same is read while as much CPU time is used as that start used: the [floor]. A start adds a few
+//! records to what the next one reads.
+
+mod floor;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -77,13 +80,16 @@ fn measure(scenario: &Scenario, whimbrel: &Path, scratch: &Path) -> anyhow::Resu
         Report::new(&scenario.name, environment(scenario, &[("server".to_owned(), start.command_line())])?);
     let parts = Part::behind_checkpoints(&data)?;
     let bytes = parts.iter().map(|part| part.bytes).sum::<u64>();
-    let (mut starts, mut reads, mut cpus) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut starts, mut reads, mut cpus, mut floors) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut steals = Vec::new();
+    let by_shard: Vec<_> =
+        parts.chunk_by(|one, other| one.path.parent() == other.path.parent()).map(Part::reading).collect();
     for round in 1..=scenario.rounds {
         let mut once = |reading: bool| {
             leave_the_cache(&data)?;
             let begun = Instant::now();
             if reading {
-                parts.iter().try_for_each(Part::read)?;
+                parts.iter().try_for_each(|part| part.read(&mut || {}))?;
                 reads.push(ms(begun.elapsed()));
             } else {
                 let server = Server::whimbrel(&start)?;
@@ -97,12 +103,21 @@ fn measure(scenario: &Scenario, whimbrel: &Path, scratch: &Path) -> anyhow::Resu
         once(round % 2 == 1)?;
         once(round % 2 == 0)?;
         let (start, read, cpu) = (starts[starts.len() - 1], reads[reads.len() - 1], cpus[cpus.len() - 1]);
+        leave_the_cache(&data)?;
+        let least = floor::run(&by_shard, (cpu * 1e6) as u64)?;
+        floors.push(ms(least.elapsed));
+        steals.push(least.steal_share);
         let mib = bytes >> 20;
         eprintln!(
-            "round {round}: {mib} MiB read in {read:.0} ms, a start after a crash takes {start:.0} ms, {cpu:.0} ms of CPU, {:.2}",
-            start / read
+            "round {round}: {mib} MiB read in {read:.0} ms, a start after a crash takes {start:.0} ms, {cpu:.0} ms of CPU, {:.2}; \
+             to read them and use that CPU takes {:.0} ms",
+            start / read,
+            ms(least.elapsed)
         );
     }
+    report.recovery_ratio_to_floor = Some(median(&starts) / median(&floors));
+    report.detail.recovery_floor_rounds_ms = floors;
+    report.detail.recovery_floor_steal_share = Some(median(&steals));
     report.recovery_ratio_to_read = Some(median(&starts) / median(&reads));
     report.detail.recovery_rounds_ms = starts;
     report.detail.read_rounds_ms = reads;
@@ -234,8 +249,14 @@ impl Part {
         Ok(parts)
     }
 
-    fn read(&self) -> anyhow::Result<()> {
-        let read = || {
+    /// Reads these.
+    fn reading(parts: &[Part]) -> impl Fn(&mut dyn FnMut()) -> anyhow::Result<()> + Sync {
+        |each: &mut dyn FnMut()| parts.iter().try_for_each(|part| part.read(each))
+    }
+
+    /// `each` is called after each piece of [`READ_BYTES`].
+    fn read(&self, each: &mut dyn FnMut()) -> anyhow::Result<()> {
+        let mut read = || {
             let file = File::open(&self.path)?;
             fadvise(&file, 0, None, Advice::Sequential)?;
             let mut buffer = vec![0; READ_BYTES];
@@ -245,6 +266,7 @@ impl Part {
                 let count = READ_BYTES.min((end - at) as usize);
                 file.read_exact_at(&mut buffer[..count], at)?;
                 at += count as u64;
+                each();
             }
             Ok::<_, std::io::Error>(())
         };
@@ -319,7 +341,7 @@ mod tests {
         let parts = Part::behind_checkpoints(data.path()).unwrap();
         let found: Vec<_> = parts.iter().map(|it| (numbered(&it.path, "seg").unwrap(), it.offset, it.bytes)).collect();
         assert_eq!(found, [(2, 8192, 8192), (3, 0, 16_384), (4, 0, 8192)]);
-        parts.iter().for_each(|part| part.read().unwrap());
+        parts.iter().for_each(|part| part.read(&mut || {}).unwrap());
         leave_the_cache(data.path()).unwrap();
         assert_eq!(segments(data.path()).unwrap().len(), 5);
     }

@@ -39,6 +39,8 @@ pub(crate) struct Report {
     pub(crate) ack_ratio_to_raw: Option<f64>,
     /// `recovery`: time from the start of the server until it serves over the time to read what it reads, medians.
     pub(crate) recovery_ratio_to_read: Option<f64>,
+    /// `recovery`: the same time over that to read as much by a thread for each shard while as much CPU time is used, medians.
+    pub(crate) recovery_ratio_to_floor: Option<f64>,
     /// `recovery`: milliseconds from the start until it serves after a clean shutdown.
     pub(crate) clean_open_ms: Option<f64>,
     /// `stall`: turns of the shard less the time without a core, in microseconds.
@@ -132,6 +134,9 @@ pub(crate) struct Detail {
     pub(crate) recovery_rounds_ms: Vec<f64>,
     pub(crate) read_rounds_ms: Vec<f64>,
     pub(crate) recovery_cpu_rounds_ms: Vec<f64>,
+    /// Of what the starts are compared with, and the share of the machine that its host took meanwhile, median.
+    pub(crate) recovery_floor_rounds_ms: Vec<f64>,
+    pub(crate) recovery_floor_steal_share: Option<f64>,
     pub(crate) clean_open_rounds_ms: Vec<f64>,
     /// Bytes that were read, and of all segments.
     pub(crate) read_bytes: Option<u64>,
@@ -176,6 +181,7 @@ impl Report {
             ack_ratio_to_flush: None,
             ack_ratio_to_raw: None,
             recovery_ratio_to_read: None,
+            recovery_ratio_to_floor: None,
             clean_open_ms: None,
             turn_own_us: None,
             env,
@@ -223,6 +229,10 @@ impl Report {
         line("reading alone ms, median", number(median_of(&self.detail.read_rounds_ms), 0));
         line("CPU ms of a start, median", number(median_of(&self.detail.recovery_cpu_rounds_ms), 0));
         line("recovery to reading", number(self.recovery_ratio_to_read, 2));
+        line("reading and that CPU ms", number(median_of(&self.detail.recovery_floor_rounds_ms), 0));
+        let percent = |share: Option<f64>| share.map(|share| format!("{:.0} %", share * 100.0));
+        line("of it taken by the host", percent(self.detail.recovery_floor_steal_share));
+        line("recovery to reading and CPU", number(self.recovery_ratio_to_floor, 2));
         line("clean open ms", number(self.clean_open_ms, 0));
         line("turns", self.turn_own_us.map(|it| it.count.to_string()));
         let turns = |turns: Option<Turns>| {
@@ -300,6 +310,7 @@ mod tests {
             "ack_ratio_to_flush",
             "ack_ratio_to_raw",
             "recovery_ratio_to_read",
+            "recovery_ratio_to_floor",
             "clean_open_ms",
             "turn_own_us",
             "env",

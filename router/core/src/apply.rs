@@ -27,7 +27,7 @@ struct Applying<'a> {
     location: Location,
     time_ms: u64,
     origin: Origin,
-    command: Command<'a>,
+    command: &'a Command<'a>,
 }
 
 impl Shard {
@@ -60,27 +60,27 @@ impl Shard {
             self.counters.commands += 1;
             self.apply(
                 fx,
-                Applying {
+                &Applying {
                     p,
                     data,
                     offset,
                     location: at.slice(offset, len),
                     time_ms,
                     origin: origins.get(n).copied().unwrap_or(Origin::Nobody),
-                    command,
+                    command: &command,
                 },
             );
         }
     }
 
-    fn apply(&mut self, fx: &mut Effects, it: Applying<'_>) {
+    fn apply(&mut self, fx: &mut Effects, it: &Applying<'_>) {
         match it.command {
-            Command::DeviceRegister(register) => self.apply_register(fx, &it, &register),
-            Command::ChatCreate(create) => self.apply_create(fx, &it, &create),
-            Command::ChatSend(send, payload) => self.apply_send(fx, &it, &send, payload),
-            Command::OutboxConfirm(confirm) => self.apply_confirm(it.p, &confirm),
-            Command::FanOut(record, _) => self.apply_fan_out(fx, &it, &record),
-            Command::DeviceAck(ack) => self.apply_ack(it.p, &ack),
+            Command::DeviceRegister(register) => self.apply_register(fx, it, register),
+            Command::ChatCreate(create) => self.apply_create(fx, it, create),
+            Command::ChatSend(send, payload) => self.apply_send(fx, it, send, payload),
+            Command::OutboxConfirm(confirm) => self.apply_confirm(it.p, confirm),
+            Command::FanOut(record, _) => self.apply_fan_out(fx, it, record),
+            Command::DeviceAck(ack) => self.apply_ack(it.p, ack),
         }
     }
 
