@@ -85,34 +85,38 @@ fn measure(scenario: &Scenario, whimbrel: &Path, scratch: &Path) -> anyhow::Resu
     let by_shard: Vec<_> =
         parts.chunk_by(|one, other| one.path.parent() == other.path.parent()).map(Part::reading).collect();
     for round in 1..=scenario.rounds {
-        let mut once = |reading: bool| {
+        // None always follows the same, but in the first round the start has to come before its floor.
+        for turn in 0..3 {
             leave_the_cache(&data)?;
             let begun = Instant::now();
-            if reading {
-                parts.iter().try_for_each(|part| part.read(&mut || {}))?;
-                reads.push(ms(begun.elapsed()));
-            } else {
-                let server = Server::whimbrel(&start)?;
-                starts.push(ms(begun.elapsed()));
-                cpus.push(server.clock().now_ns()? as f64 / 1e6);
-                drop(server);
+            match (round + turn) % 3 {
+                1 => {
+                    parts.iter().try_for_each(|part| part.read(&mut || {}))?;
+                    reads.push(ms(begun.elapsed()));
+                }
+                2 => {
+                    let server = Server::whimbrel(&start)?;
+                    starts.push(ms(begun.elapsed()));
+                    cpus.push(server.clock().now_ns()? as f64 / 1e6);
+                    drop(server);
+                }
+                _ => {
+                    let cpu_ms = *cpus.last().context("a start before its floor")?;
+                    let least = floor::run(&by_shard, (cpu_ms * 1e6) as u64)?;
+                    floors.push(ms(least.elapsed));
+                    steals.push(least.steal_share);
+                }
             }
-            anyhow::Ok(())
-        };
-        // Neither always follows the other.
-        once(round % 2 == 1)?;
-        once(round % 2 == 0)?;
-        let (start, read, cpu) = (starts[starts.len() - 1], reads[reads.len() - 1], cpus[cpus.len() - 1]);
-        leave_the_cache(&data)?;
-        let least = floor::run(&by_shard, (cpu * 1e6) as u64)?;
-        floors.push(ms(least.elapsed));
-        steals.push(least.steal_share);
-        let mib = bytes >> 20;
+        }
+        let last = |of: &[f64]| of.last().copied().unwrap_or_default();
+        let (start, read) = (last(&starts), last(&reads));
         eprintln!(
-            "round {round}: {mib} MiB read in {read:.0} ms, a start after a crash takes {start:.0} ms, {cpu:.0} ms of CPU, {:.2}; \
-             to read them and use that CPU takes {:.0} ms",
+            "round {round}: {} MiB read in {read:.0} ms, a start after a crash takes {start:.0} ms, {:.0} ms of CPU, {:.2}; to read \
+             them and use as much CPU takes {:.0} ms",
+            bytes >> 20,
+            last(&cpus),
             start / read,
-            ms(least.elapsed)
+            last(&floors)
         );
     }
     report.recovery_ratio_to_floor = Some(median(&starts) / median(&floors));

@@ -107,10 +107,7 @@ impl FileDisk {
         mut pause: impl FnMut() -> Option<Duration>,
     ) -> io::Result<Bytes> {
         let (path, tmp) = self.names_for(id)?;
-        let mut made = self.fill(&tmp, id, size_bytes, &mut pause);
-        if made.as_ref().is_err_and(|error| self.unlinked.give_back_for(error)) {
-            made = self.fill(&tmp, id, size_bytes, &mut pause);
-        }
+        let made = self.unlinked.with_space(|| self.fill(&tmp, id, size_bytes, &mut pause));
         let made = made.and_then(|()| fs::rename(&tmp, &path));
         // What was allocated is given back, or a full disk would stay so.
         made.inspect_err(|_| self.discard(&tmp))?;
@@ -230,8 +227,8 @@ impl FileDisk {
         self.release_checkpoints(&numbers[..needless])?;
         let wanted = CHECKPOINT_FILES - (numbers.len() - needless);
         let (there, free): (Vec<_>, Vec<_>) = self.reserves().into_iter().partition(|reserve| reserve.exists());
-        let keep = || there.iter().chain(&free).take(wanted).try_for_each(|reserve| allocate(reserve, size_bytes));
-        keep().or_else(|error| if self.unlinked.give_back_for(&error) { keep() } else { Err(error) })
+        self.unlinked
+            .with_space(|| there.iter().chain(&free).take(wanted).try_for_each(|reserve| allocate(reserve, size_bytes)))
     }
 
     /// Puts a checkpoint, all of which is written to its file, in its place: synced, read back from the disk and verified,

@@ -65,5 +65,5 @@ pub use rot::{Loss, Rot, RotReason};
 pub use scrub::{Checked, FileSource, Memory, Partly, SegmentIs, Source, check_segment};
 pub use segments::Retired;
 pub use staging::Batch;
-pub use unlinked::{GIVE_BACK_BYTES, GIVE_BACK_PAUSE, Unlinked};
+pub use unlinked::{GIVE_BACK_BYTES, GIVE_BACK_PAUSE, GaveBack, Unlinked};
 pub use verify::{Report, SegmentFound, Unreadable, Verifier};

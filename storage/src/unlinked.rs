@@ -31,6 +31,19 @@ struct State {
     files: VecDeque<File>,
     /// Before then the disk is left alone.
     rests_until: Option<Instant>,
+    /// How often all was given back for somebody who wanted space.
+    given: u64,
+}
+
+/// What became of a piece that was to be given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GaveBack {
+    /// It was, and there are more.
+    Piece,
+    /// Not yet: the disk is left alone, or another thread is at it.
+    Later,
+    /// There is nothing more.
+    All,
 }
 
 impl Unlinked {
@@ -44,15 +57,18 @@ impl Unlinked {
     }
 
     /// Gives back the next piece, from the end of a file, and waits until the file system has noted it; after that the disk is left alone for
-    /// as long as `pause` says, whoever asks. True if there is more, also where another thread is at it.
-    pub fn give_back(&self, pause: Duration) -> bool {
+    /// as long as `pause` says, whoever asks.
+    pub fn give_back(&self, pause: Duration) -> GaveBack {
         let mut state = match self.state.try_lock() {
             Ok(state) => state,
             Err(TryLockError::Poisoned(state)) => state.into_inner(),
-            Err(TryLockError::WouldBlock) => return true,
+            Err(TryLockError::WouldBlock) => return GaveBack::Later,
         };
+        if state.files.is_empty() {
+            return GaveBack::All;
+        }
         if state.rests_until.is_some_and(|until| Instant::now() < until) {
-            return !state.files.is_empty();
+            return GaveBack::Later;
         }
         // Whoever wants all of it meanwhile waits for this piece.
         if state.files.front().is_some_and(|file| !matches!(cut(file), Ok(true))) {
@@ -60,13 +76,14 @@ impl Unlinked {
             state.files.pop_front();
         }
         state.rests_until = Some(Instant::now() + pause);
-        !state.files.is_empty()
+        if state.files.is_empty() { GaveBack::All } else { GaveBack::Piece }
     }
 
     /// Gives back all at once, for space is wanted. False if there was nothing.
     pub fn give_back_all(&self) -> bool {
         let mut state = self.lock();
         let any = !state.files.is_empty();
+        state.given += u64::from(any);
         state.files.clear();
         any
     }
@@ -74,6 +91,16 @@ impl Unlinked {
     /// The same if it is space that was wanted.
     pub fn give_back_for(&self, error: &io::Error) -> bool {
         matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) && self.give_back_all()
+    }
+
+    /// Does what wants space, and once more if it finds none and there was some that could be given back, by whomever: of two who find none
+    /// at the same time one gives back what both need.
+    pub(crate) fn with_space<T>(&self, mut work: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+        let before = self.lock().given;
+        work().or_else(|error| {
+            self.give_back_for(&error);
+            if self.lock().given == before { Err(error) } else { work() }
+        })
     }
 
     /// How many files have bytes.
@@ -111,12 +138,13 @@ mod tests {
         unlinked.push(file.try_clone().unwrap());
         let kept = || file.metadata().unwrap().blocks() * 512;
         for rest in [GIVE_BACK_BYTES + 4096, 4096] {
-            assert!(unlinked.give_back(Duration::ZERO));
+            assert_eq!(unlinked.give_back(Duration::ZERO), GaveBack::Piece);
             assert!((rest..rest + GIVE_BACK_BYTES / 2).contains(&kept()), "{} for {rest}", kept());
         }
-        assert!(!unlinked.give_back(Duration::ZERO));
+        assert_eq!(unlinked.give_back(Duration::ZERO), GaveBack::All);
         assert_eq!(kept(), 0);
-        assert!(!unlinked.give_back(Duration::ZERO) && !unlinked.give_back_all(), "there is nothing more");
+        assert_eq!(unlinked.give_back(Duration::ZERO), GaveBack::All);
+        assert!(!unlinked.give_back_all(), "there is nothing more");
     }
 
     #[test]
@@ -124,10 +152,31 @@ mod tests {
         let (unlinked, file) = (Unlinked::default(), tempfile::tempfile().unwrap());
         file.set_len(3 * GIVE_BACK_BYTES).unwrap();
         unlinked.push(file.try_clone().unwrap());
-        assert!(unlinked.give_back(Duration::from_secs(3600)) && unlinked.clone().give_back(Duration::ZERO));
+        assert_eq!(unlinked.give_back(Duration::from_secs(3600)), GaveBack::Piece);
+        assert_eq!(unlinked.clone().give_back(Duration::ZERO), GaveBack::Later);
         assert_eq!(file.metadata().unwrap().len(), 2 * GIVE_BACK_BYTES);
         assert!(unlinked.give_back_for(&io::ErrorKind::StorageFull.into()), "but who wants space has it");
-        assert!(!unlinked.give_back(Duration::ZERO));
+        assert_eq!(unlinked.give_back(Duration::ZERO), GaveBack::All);
+    }
+
+    #[test]
+    fn who_finds_no_space_while_another_gives_it_back_tries_again() {
+        let unlinked = Unlinked::default();
+        unlinked.push(tempfile::tempfile().unwrap());
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        let mut tries = 0;
+        let made = unlinked.with_space(|| {
+            tries += 1;
+            // The other one, in the meantime.
+            if tries == 1 && unlinked.give_back_all() { Err(full()) } else { Ok(tries) }
+        });
+        assert_eq!(made.unwrap(), 2);
+        let mut tries = 0;
+        let made = unlinked.with_space(|| {
+            tries += 1;
+            Err::<(), _>(full())
+        });
+        assert!(made.is_err() && tries == 1, "there was nothing");
     }
 
     #[test]
@@ -136,12 +185,12 @@ mod tests {
         let named = tempfile::NamedTempFile::new().unwrap();
         named.as_file().set_len(2 * GIVE_BACK_BYTES).unwrap();
         unlinked.push(named.reopen().unwrap());
-        assert!(!unlinked.give_back(Duration::ZERO));
+        assert_eq!(unlinked.give_back(Duration::ZERO), GaveBack::All);
         assert_eq!(named.as_file().metadata().unwrap().len(), 2 * GIVE_BACK_BYTES);
         // Not open for writing.
         unlinked.push(File::open(named.path()).unwrap());
         drop(named);
-        assert!(!unlinked.give_back(Duration::ZERO) && unlinked.count() == 0);
+        assert_eq!((unlinked.give_back(Duration::ZERO), unlinked.count()), (GaveBack::All, 0));
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! What a start takes of this machine's time at the least: the same bytes are read and the same CPU time is used as by a start, at once,
-//! and nothing waits for anything else.
+//! What a start that computes on as many cores takes of this machine's time at the least: what lies behind the checkpoint is read and the
+//! same CPU time is used as by a start, at once, and nothing waits for anything else. (A start also reads its spare segments.)
 //!
 //! Reading and computing are not free of each other where the disk is another thread of the host: while both cores compute, the
 //! thread that reads for them gets no more than its share of the cores, and takes it from them.
@@ -81,8 +81,7 @@ mod tests {
             reads.fetch_add(1, Ordering::Relaxed);
             anyhow::Ok(())
         };
-        let floor = run(&[slow, slow], 1).unwrap();
-        assert!(floor.elapsed >= Duration::from_millis(30), "{floor:?}");
+        run(&[slow, slow], 1).unwrap();
         assert_eq!(reads.load(Ordering::Relaxed), 2);
         // Two threads use so much in half the time at best.
         let floor = run(&[slow, slow], 200_000_000).unwrap();

@@ -22,6 +22,9 @@ pub(crate) struct ColdReads {
     reading: Vec<SegmentId>,
     /// Targets of chats whose segment is there.
     ready: VecDeque<TargetRef>,
+    /// So many of those to deliver to, from the first on, have to look before anything else is read in: among them is whoever waited for the
+    /// last.
+    looking: usize,
 }
 
 /// For one segment.
@@ -35,6 +38,11 @@ impl ColdReads {
     /// Whether a turn is wanted.
     pub(crate) fn is_ready(&self) -> bool {
         !self.ready.is_empty()
+    }
+
+    /// So many connections have looked, of those to deliver to.
+    pub(crate) fn looked(&mut self, conns: usize) {
+        self.looking = self.looking.saturating_sub(conns);
     }
 
     /// How many targets wait, or are to look again.
@@ -61,7 +69,7 @@ impl Shard {
     /// Has those read in that may be now: at the end of a turn, when who could look has looked.
     pub(crate) fn read_in_next(&mut self, fx: &mut Effects) {
         while self.cold.ready.is_empty()
-            && self.to_deliver.is_empty()
+            && self.cold.looking == 0
             && self.cold.reading.len() < limits::READ_INS_MAX
             && let Some(segment) = self.cold.later.pop_front()
         {
@@ -83,6 +91,7 @@ impl Shard {
             if let Some(it) = self.conn(conn) {
                 it.waits_for_segment = false;
                 self.want_delivery(conn);
+                self.cold.looking = self.to_deliver.len();
             }
         }
         self.cold.ready.extend(targets);

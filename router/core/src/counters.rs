@@ -29,8 +29,10 @@ pub struct Counters {
     pub commands: u64,
     /// Log writes asked for.
     pub writes: u64,
-    /// Fan-out records sent again.
+    /// Times that a chat's fan-out to a partition went back to what that one has, to be sent again from there.
     pub resent: u64,
+    /// Times that a partition was asked whether it would take a chat's next place, for it had not confirmed what it was sent.
+    pub asked: u64,
     /// Checkpoints written.
     pub checkpoints: u64,
     /// Bytes of them.
@@ -75,6 +77,7 @@ impl Default for Counters {
             commands: 0,
             writes: 0,
             resent: 0,
+            asked: 0,
             checkpoints: 0,
             checkpoint_bytes: 0,
             checkpoints_failed: 0,

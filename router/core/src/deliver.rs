@@ -36,6 +36,7 @@ impl Shard {
                 while self.deliver_next(fx, conn) {}
             }
         }
+        self.cold.looked(seen);
         // The others in the next turn, which comes at once.
         list.drain(..seen);
         list.append(&mut self.to_deliver);

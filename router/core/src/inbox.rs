@@ -16,7 +16,7 @@ impl Shard {
     pub(crate) fn on_fan_out(&mut self, fx: &mut Effects, fan_out: &FanOut) {
         let p = self.rank(fan_out.target);
         if !self.partitions[p].serving || !self.has_room_for_fan_out() {
-            // The outbox keeps its cursor and sends again.
+            // The outbox asks later, and sends again.
             return;
         }
         if self.pointers > self.config.bounds.inbox_pointers / 2 && self.is_over_share(p, fan_out) {
@@ -36,6 +36,7 @@ impl Shard {
             return self.confirm(fx, fan_out, applied, proposed == applied);
         }
         if fan_out.command.is_empty() {
+            // A question: it would be taken.
             return self.confirm(fx, fan_out, applied, true);
         }
         // It may be out of a page that left memory on its way. Then it is sent again, and found damaged there.

@@ -37,13 +37,17 @@ pub const ACK_GATHER_US: u64 = 250 * MS;
 /// sends again.
 pub const CONFIRM_GATHER_US: u64 = 1000 * MS;
 
-/// A chat's fan-out to a partition that made no progress for so long goes back to what was confirmed: the partition was
-/// full, or did not serve yet. Longer than a flush takes on a healthy disk; sending again needlessly costs little.
+/// A partition that made no progress with a chat's fan-out for so long is asked whether it would take the next place: it had no room, did
+/// not serve yet, or its answer was lost. Longer than a flush takes on a healthy disk.
 pub const OUTBOX_RETRY_US: u64 = 200 * MS;
 
-/// How often that time doubles for a partition that does not even answer, as one in repair: then it is asked every 3.2 s whether
-/// it would take something, and has what waits soon after it does.
-pub const OUTBOX_RETRY_DOUBLINGS: u8 = 4;
+/// How often that time doubles for a partition that does not answer, as one in repair or without room, or one that still writes what it was
+/// sent: then it is asked every 1.6 s, and when something new comes for it, and so long after it has room again what waits may
+/// take to come.
+pub const OUTBOX_RETRY_DOUBLINGS: u8 = 3;
+
+/// Partitions that are asked in one turn: after a start those of all chats may be due at once.
+pub const QUESTIONS_MAX: usize = 128;
 
 /// How long a busy shard lets commands gather although no write is in flight. With 1,000 messages in flight in a closed loop
 /// each waits some 20 ms for its turn anyway, and the writes' share of a message's cost falls from a fifth to a twentieth.

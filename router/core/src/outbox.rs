@@ -14,7 +14,7 @@ use crate::repair::Why;
 use crate::shard::Shard;
 
 /// A target of a chat: ranks and places in this shard's tables.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct TargetRef {
     pub(crate) p: usize,
     pub(crate) chat: usize,
@@ -53,13 +53,21 @@ pub(crate) struct Watched {
 }
 
 impl Watched {
-    fn push(&mut self, now_us: u64, silent: u8, at: TargetRef) {
-        self.by_silence[usize::from(silent)].push_back((now_us + retry_us(silent), at));
+    /// When it is due: the target has to know, for one that answers is put in anew, and what is found of it under another time counts no more.
+    fn push(&mut self, now_us: u64, silent: u8, at: TargetRef) -> Option<u64> {
+        let due_us = now_us + retry_us(silent);
+        self.by_silence[usize::from(silent)].push_back((due_us, at));
+        Some(due_us)
     }
 
-    fn pop_due(&mut self, now_us: u64) -> Option<TargetRef> {
+    fn pop_due(&mut self, now_us: u64) -> Option<(u64, TargetRef)> {
         let due = |queue: &mut VecDeque<(u64, TargetRef)>| queue.pop_front_if(|(due_us, _)| *due_us <= now_us);
-        self.by_silence.iter_mut().find_map(due).map(|(_, at)| at)
+        self.by_silence.iter_mut().find_map(due)
+    }
+
+    /// All that are in it, with when they are due.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &(u64, TargetRef)> {
+        self.by_silence.iter().flatten()
     }
 
     /// When the first of them is due.
@@ -124,10 +132,18 @@ impl Shard {
     pub(crate) fn fan_out(&mut self, fx: &mut Effects, p: usize, chat: usize, command: &Bytes, time_ms: u64) {
         for target in 0..self.partitions[p].state.chats[chat].targets.len() {
             let at = TargetRef { p, chat, target };
-            let it = &self.partitions[p].state.chats[chat];
+            let now_us = self.now.mono_us;
+            let it = &mut self.partitions[p].state.chats[chat];
             let place = it.last_seq;
-            let cursor = &it.targets[target];
-            let next = cursor.sent.0 + 1 == place.0 && cursor.silent == 0;
+            let cursor = &mut it.targets[target];
+            if cursor.silent > 0 {
+                if cursor.progress_us + limits::OUTBOX_RETRY_US <= now_us {
+                    cursor.progress_us = now_us;
+                    self.ask(fx, at);
+                }
+                continue;
+            }
+            let next = cursor.sent.0 + 1 == place.0;
             if next && !cursor.blocked && place.0 - cursor.heard.0 <= limits::OUTBOX_WINDOW as u64 {
                 self.send_place(fx, at, place, command.clone(), time_ms);
             }
@@ -180,13 +196,11 @@ impl Shard {
             target.progress_us = now_us;
         }
         target.sent = place;
-        let watch = !target.watched;
-        target.watched = true;
+        if target.watched_us.is_none() {
+            target.watched_us = self.watched.push(now_us, 0, at);
+        }
         let prev = ChatSeq(place.0 - 1);
         let fan_out = FanOut { source, target: target.partition, chat: id, chat_seq: place, prev, command, time_ms };
-        if watch {
-            self.watched.push(now_us, 0, at);
-        }
         if here {
             self.on_fan_out(fx, &fan_out);
         } else {
@@ -209,7 +223,10 @@ impl Shard {
         let last = it.last_seq;
         let cursor = &mut it.targets[target];
         let applied = confirm.applied.min(last);
-        cursor.silent = 0;
+        if std::mem::take(&mut cursor.silent) > 0 && cursor.watched_us.is_some() {
+            // What it is sent now is not waited for as long as it was silent.
+            cursor.watched_us = self.watched.push(now_us, 0, at);
+        }
         if applied > cursor.heard {
             cursor.heard = applied;
             cursor.sent = cursor.sent.max(applied);
@@ -257,21 +274,31 @@ impl Shard {
     /// it is sent again once the target says that it takes it: it may be in repair for days, and what waits may be cold.
     pub(crate) fn send_again(&mut self, fx: &mut Effects) {
         let now_us = self.now.mono_us;
-        while let Some(at) = self.watched.pop_due(now_us) {
+        let mut asked = 0;
+        while asked < limits::QUESTIONS_MAX
+            && let Some((due_us, at)) = self.watched.pop_due(now_us)
+        {
             let is_in_repair = self.partitions[at.p].repair.is_some();
             let target = &mut self.partitions[at.p].state.chats[at.chat].targets[at.target];
-            if (target.sent == target.heard && target.silent == 0) || is_in_repair {
-                target.watched = false;
+            if target.watched_us != Some(due_us) {
                 continue;
             }
-            let is_silent = target.progress_us + retry_us(target.silent) <= now_us;
+            if (target.sent == target.heard && target.silent == 0) || is_in_repair {
+                target.watched_us = None;
+                continue;
+            }
+            let to = self.config.shard_of(target.partition);
+            // By a lane that is full nobody is asked, and nobody's answer is missed.
+            let may_ask = to == self.config.shard || self.lanes.is_open(fx, to);
+            let is_silent = may_ask && target.progress_us + retry_us(target.silent) <= now_us;
             if is_silent {
                 target.progress_us = now_us;
                 target.sent = target.heard;
                 target.silent = (target.silent + 1).min(limits::OUTBOX_RETRY_DOUBLINGS);
             }
-            self.watched.push(now_us, target.silent, at);
+            target.watched_us = self.watched.push(now_us, target.silent, at);
             if is_silent {
+                asked += 1;
                 self.ask(fx, at);
             }
         }
@@ -279,6 +306,7 @@ impl Shard {
 
     /// Asks a target that has not confirmed all whether it would take the next place.
     fn ask(&mut self, fx: &mut Effects, at: TargetRef) {
+        self.counters.asked += 1;
         let chat = &self.partitions[at.p].state.chats[at.chat];
         let Target { partition, heard, .. } = chat.targets[at.target];
         let question = FanOut {

@@ -84,10 +84,10 @@ pub(crate) struct Target {
     pub(crate) heard: ChatSeq,
     /// Soft: on its way. At least `heard`.
     pub(crate) sent: ChatSeq,
-    /// Soft: when `heard` last rose or sending began, on the monotone clock.
+    /// Soft: when `heard` last rose, sending began or it was asked, on the monotone clock.
     pub(crate) progress_us: u64,
-    /// Soft: in a queue of those to be asked again.
-    pub(crate) watched: bool,
+    /// Soft: when it is due among [`Watched`](crate::outbox::Watched), if it is one of them.
+    pub(crate) watched_us: Option<u64>,
     /// Soft: how often in turn it did not answer for long, up to [`limits::OUTBOX_RETRY_DOUBLINGS`]. As long as it is silent it is
     /// sent nothing, and asked for less and less often whether it would take it.
     pub(crate) silent: u8,
@@ -326,7 +326,7 @@ impl Target {
             heard: ChatSeq(0),
             sent: ChatSeq(0),
             progress_us: 0,
-            watched: false,
+            watched_us: None,
             silent: 0,
             blocked: false,
             dirty: false,

@@ -500,7 +500,7 @@ impl Shard {
             let closes = matches!(conn.stage, Stage::Closing);
             assert!(closes || conn.ages.fits(conn.queued_bytes), "what waits on a connection is watched");
         }
-        let (mut pointers, mut in_repair, mut cold) = (0, 0, 0);
+        let (mut pointers, mut in_repair, mut cold, mut watched) = (0, 0, 0, 0);
         for partition in &self.partitions {
             assert!(partition.repair.is_none() || partition.is_quiet(), "who is in repair takes no part");
             in_repair += usize::from(partition.repair.is_some());
@@ -511,12 +511,23 @@ impl Shard {
             for chat in &partition.state.chats {
                 for target in &chat.targets {
                     cold += usize::from(target.cold);
+                    watched += usize::from(target.watched_us.is_some());
+                    assert!(target.silent == 0 || target.watched_us.is_some(), "who is silent is watched");
                     assert!(target.confirmed <= target.heard, "confirmed ≤ heard");
                     assert!(target.heard <= target.sent && target.sent <= chat.last_seq, "heard ≤ sent ≤ last");
                     assert!(chat.outbox_floor() <= target.confirmed, "what is not confirmed is kept");
                 }
             }
         }
+        let in_queues: BTreeSet<_> = self
+            .watched
+            .iter()
+            .filter(|(due_us, at)| {
+                self.partitions[at.p].state.chats[at.chat].targets[at.target].watched_us == Some(*due_us)
+            })
+            .map(|(_, at)| at)
+            .collect();
+        assert_eq!(in_queues.len(), watched, "who is watched is in a queue");
         let waiting = self.conns.iter().flatten().filter(|conn| conn.waits_for_segment).count();
         let is_open =
             |conn: &ConnId| self.conns[conn.slot as usize].as_ref().is_some_and(|it| it.generation == conn.generation);

@@ -146,8 +146,9 @@ impl Node {
                     }
                     Effect::Close { conn } => self.closed.push(conn),
                     Effect::Lane { to, item } => {
-                        if let LaneItem::FanOut(FanOut { source, target, chat, chat_seq, .. }) = item
+                        if let LaneItem::FanOut(FanOut { source, target, chat, chat_seq, ref command, .. }) = item
                             && self.confirms
+                            && !command.is_empty()
                         {
                             let confirm = Confirm { source, target, chat, applied: chat_seq, rewind: false };
                             self.tell(Input::Lane { from: to, item: LaneItem::Confirm(confirm) });

@@ -470,6 +470,7 @@ impl Cell {
         stats.storage_full += counters.refused_for(Code::StorageFull);
         stats.too_many_in_flight += counters.refused_for(Code::TooManyInFlight);
         stats.rewinds += counters.resent;
+        stats.questions += counters.asked;
     }
 
     /// Sockets of this shard, whatever state they are in.

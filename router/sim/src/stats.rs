@@ -159,6 +159,8 @@ stats! {
     full_lanes,
     /// Fan-outs that went back to what was confirmed.
     rewinds,
+    /// Questions whether a partition would take what it had not confirmed.
+    questions,
     /// Sends for which a socket had no room.
     slow_sends,
     /// Deliveries from the log to a connection after that.

@@ -82,7 +82,18 @@ pub(super) const COUNTERS: &[Metric] = &[
     metric(source!(core.entries), "whimbrel_entries_applied", None, "Raft entries applied"),
     metric(source!(core.commands), "whimbrel_commands_applied", None, "Commands applied, several an entry"),
     metric(source!(core.writes), "whimbrel_log_writes_wanted", None, "Writes of the log that the core asked for"),
-    metric(source!(core.resent), "whimbrel_fan_outs_resent", None, "Fan-out records sent again"),
+    metric(
+        source!(core.resent),
+        "whimbrel_fan_outs_resent",
+        None,
+        "Times that a chat's messages to a partition of its members were sent again from what that one has",
+    ),
+    metric(
+        source!(core.asked),
+        "whimbrel_fan_outs_asked",
+        None,
+        "Times that a partition was asked whether it takes a chat's messages, for it had not confirmed them: it has no room, is in repair, or writes slowly",
+    ),
     metric(source!(core.checkpoints), "whimbrel_checkpoints", None, "Checkpoints written"),
     metric(source!(core.checkpoint_bytes), "whimbrel_checkpoint_written", Some(Unit::Bytes), "Bytes of them"),
     metric(

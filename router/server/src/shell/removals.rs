@@ -8,11 +8,11 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use whimbrel_storage::{FileDisk, GIVE_BACK_BYTES, GIVE_BACK_PAUSE, ZEROS_BYTES};
+use whimbrel_storage::{FileDisk, GIVE_BACK_BYTES, GIVE_BACK_PAUSE, GaveBack, ZEROS_BYTES};
 
 use super::segments::{Making, Pause, RETRY};
 
-/// What was removed gives back as much as is written while a segment is made.
+/// What was removed gives back as much as is written while a segment is made, or as much as the pauses between its pieces let it.
 pub(super) struct InPauses<'a> {
     disk: &'a FileDisk,
     /// Bytes of zeros that were written since a piece was given back.
@@ -27,9 +27,9 @@ impl InPauses<'_> {
     /// The disk is about to be left alone after some pieces of zeros, for so long.
     pub(super) fn at(&mut self, pause: Pause) -> Duration {
         self.zeros += u64::from(pause.every) * ZEROS_BYTES as u64;
-        if self.zeros >= GIVE_BACK_BYTES {
+        // Where the disk is left alone just now it is with the next pieces of zeros.
+        if self.zeros >= GIVE_BACK_BYTES && self.disk.unlinked().give_back(GIVE_BACK_PAUSE) != GaveBack::Later {
             self.zeros = 0;
-            self.disk.unlinked().give_back(GIVE_BACK_PAUSE);
         }
         pause.length
     }
@@ -79,9 +79,12 @@ impl Removals {
             if let Some(job) = self.waiting.pop_front() {
                 return Some(job);
             }
-            let due = match self.disk.unlinked().give_back(GIVE_BACK_PAUSE).then(|| Instant::now() + GIVE_BACK_PAUSE) {
-                Some(later) => Some(self.due.map_or(later, |due| due.min(later))),
-                None => self.due,
+            let due = match self.disk.unlinked().give_back(GIVE_BACK_PAUSE) {
+                GaveBack::All => self.due,
+                GaveBack::Piece | GaveBack::Later => {
+                    let later = Instant::now() + GIVE_BACK_PAUSE;
+                    Some(self.due.map_or(later, |due| due.min(later)))
+                }
             };
             let next = match due {
                 None => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),

@@ -12,7 +12,7 @@ use anyhow::Context;
 use hdrhistogram::Histogram;
 use rustix::fs::{Advice, OFlags};
 use rustix::io::{Errno, ReadWriteFlags};
-use whimbrel_storage::{BATCH_HEADER_BYTES, GIVE_BACK_PAUSE, Unlinked, limits, record_bytes};
+use whimbrel_storage::{BATCH_HEADER_BYTES, GIVE_BACK_PAUSE, GaveBack, Unlinked, limits, record_bytes};
 
 use crate::cli::output::Failure;
 
@@ -134,7 +134,7 @@ pub(super) fn measure(directory: &Path, bytes: u64, time: Duration, goes: Goes<'
         files.give_back(directory, "as the log does", aftermath, goes, |file| {
             let unlinked = Unlinked::default();
             unlinked.push(file);
-            while unlinked.give_back(GIVE_BACK_PAUSE) {
+            while unlinked.give_back(GIVE_BACK_PAUSE) != GaveBack::All {
                 thread::sleep(GIVE_BACK_PAUSE);
             }
             Ok(())
