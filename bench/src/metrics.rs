@@ -52,9 +52,14 @@ impl Metrics {
         self.values(name, label).sum()
     }
 
-    /// Refusals, what was dropped and what was sent again, where there was any: for an error.
+    /// Refusals, what was dropped, asked for and sent again, where there was any: for an error.
     pub(crate) fn unusual(&self) -> String {
-        let names = ["whimbrel_refused_total", "whimbrel_dropped_total", "whimbrel_fan_outs_resent_total"];
+        let names = [
+            "whimbrel_refused_total",
+            "whimbrel_dropped_total",
+            "whimbrel_fan_outs_resent_total",
+            "whimbrel_fan_outs_asked_total",
+        ];
         let lines =
             self.0.lines().filter(|line| names.iter().any(|name| line.starts_with(name)) && !line.ends_with(" 0"));
         lines.collect::<Vec<_>>().join(", ")

@@ -81,7 +81,7 @@ fn measure(scenario: &Scenario, whimbrel: &Path, scratch: &Path) -> anyhow::Resu
     let parts = Part::behind_checkpoints(&data)?;
     let bytes = parts.iter().map(|part| part.bytes).sum::<u64>();
     let (mut starts, mut reads, mut cpus, mut floors) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let mut steals = Vec::new();
+    let (mut steals, mut floor_cpu_ms) = (Vec::new(), 0.0);
     let by_shard: Vec<_> =
         parts.chunk_by(|one, other| one.path.parent() == other.path.parent()).map(Part::reading).collect();
     for round in 1..=scenario.rounds {
@@ -101,8 +101,8 @@ fn measure(scenario: &Scenario, whimbrel: &Path, scratch: &Path) -> anyhow::Resu
                     drop(server);
                 }
                 _ => {
-                    let cpu_ms = *cpus.last().context("a start before its floor")?;
-                    let least = floor::run(&by_shard, (cpu_ms * 1e6) as u64)?;
+                    floor_cpu_ms = *cpus.last().context("a start before its floor")?;
+                    let least = floor::run(&by_shard, (floor_cpu_ms * 1e6) as u64)?;
                     floors.push(ms(least.elapsed));
                     steals.push(least.steal_share);
                 }
@@ -112,7 +112,7 @@ fn measure(scenario: &Scenario, whimbrel: &Path, scratch: &Path) -> anyhow::Resu
         let (start, read) = (last(&starts), last(&reads));
         eprintln!(
             "round {round}: {} MiB read in {read:.0} ms, a start after a crash takes {start:.0} ms, {:.0} ms of CPU, {:.2}; to read \
-             them and use as much CPU takes {:.0} ms",
+             them and use {floor_cpu_ms:.0} ms of CPU takes {:.0} ms",
             bytes >> 20,
             last(&cpus),
             start / read,

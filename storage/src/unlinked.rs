@@ -31,7 +31,7 @@ struct State {
     files: VecDeque<File>,
     /// Before then the disk is left alone.
     rests_until: Option<Instant>,
-    /// How often all was given back for somebody who wanted space.
+    /// How often something was given back.
     given: u64,
 }
 
@@ -51,6 +51,7 @@ impl Unlinked {
     pub fn push(&self, file: File) {
         let mut state = self.lock();
         let oldest = if state.files.len() == FILES_MAX { state.files.pop_front() } else { None };
+        state.given += u64::from(oldest.is_some());
         state.files.push_back(file);
         drop(state);
         drop(oldest);
@@ -75,6 +76,7 @@ impl Unlinked {
             // It has no more, or what cannot be cut off goes with the file.
             state.files.pop_front();
         }
+        state.given += 1;
         state.rests_until = Some(Instant::now() + pause);
         if state.files.is_empty() { GaveBack::All } else { GaveBack::Piece }
     }
@@ -90,7 +92,7 @@ impl Unlinked {
 
     /// The same if it is space that was wanted.
     pub fn give_back_for(&self, error: &io::Error) -> bool {
-        matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) && self.give_back_all()
+        is_for_space(error) && self.give_back_all()
     }
 
     /// Does what wants space, and once more if it finds none and there was some that could be given back, by whomever: of two who find none
@@ -99,7 +101,7 @@ impl Unlinked {
         let before = self.lock().given;
         work().or_else(|error| {
             self.give_back_for(&error);
-            if self.lock().given == before { Err(error) } else { work() }
+            if is_for_space(&error) && self.lock().given != before { work() } else { Err(error) }
         })
     }
 
@@ -111,6 +113,10 @@ impl Unlinked {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn is_for_space(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Cuts a piece off; false if there is no more.
@@ -177,6 +183,14 @@ mod tests {
             Err::<(), _>(full())
         });
         assert!(made.is_err() && tries == 1, "there was nothing");
+        unlinked.push(tempfile::tempfile().unwrap());
+        let mut tries = 0;
+        let made = unlinked.with_space(|| {
+            tries += 1;
+            unlinked.give_back_all();
+            Err::<(), _>(io::Error::from(rustix::io::Errno::IO))
+        });
+        assert!(made.is_err() && tries == 1, "it is not space that is missing");
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub struct Counters {
     pub commands: u64,
     /// Log writes asked for.
     pub writes: u64,
-    /// Times that a chat's fan-out to a partition went back to what that one has, to be sent again from there.
+    /// Times that a partition said from which place on it is to be sent a chat's messages again.
     pub resent: u64,
     /// Times that a partition was asked whether it would take a chat's next place, for it had not confirmed what it was sent.
     pub asked: u64,

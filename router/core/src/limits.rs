@@ -46,8 +46,11 @@ pub const OUTBOX_RETRY_US: u64 = 200 * MS;
 /// take to come.
 pub const OUTBOX_RETRY_DOUBLINGS: u8 = 3;
 
-/// Partitions that are asked in one turn: after a start those of all chats may be due at once.
+/// Partitions that are asked in one turn because they are due: after a start those of all chats may be at once.
 pub const QUESTIONS_MAX: usize = 128;
+
+/// Of so many it is seen in one turn whether they are to be asked.
+pub const WATCHED_LOOKS_MAX: usize = 8 * QUESTIONS_MAX;
 
 /// How long a busy shard lets commands gather although no write is in flight. With 1,000 messages in flight in a closed loop
 /// each waits some 20 ms for its turn anyway, and the writes' share of a message's cost falls from a fifth to a twentieth.

@@ -137,8 +137,11 @@ impl Shard {
             let place = it.last_seq;
             let cursor = &mut it.targets[target];
             if cursor.silent > 0 {
-                if cursor.progress_us + limits::OUTBOX_RETRY_US <= now_us {
+                let to = self.config.shard_of(cursor.partition);
+                let may_ask = to == self.config.shard || self.lanes.is_open(fx, to);
+                if may_ask && cursor.progress_us + limits::OUTBOX_RETRY_US <= now_us {
                     cursor.progress_us = now_us;
+                    cursor.watched_us = self.watched.push(now_us, cursor.silent, at);
                     self.ask(fx, at);
                 }
                 continue;
@@ -272,23 +275,26 @@ impl Shard {
 
     /// Goes back to what was confirmed where that was long ago: the target refused what it was sent, or the answer was lost. All of
     /// it is sent again once the target says that it takes it: it may be in repair for days, and what waits may be cold.
-    pub(crate) fn send_again(&mut self, fx: &mut Effects) {
+    pub(crate) fn ask_again(&mut self, fx: &mut Effects) {
         let now_us = self.now.mono_us;
-        let mut asked = 0;
-        while asked < limits::QUESTIONS_MAX
+        let (mut looks, mut asked) = (0, 0);
+        while looks < limits::WATCHED_LOOKS_MAX
+            && asked < limits::QUESTIONS_MAX
             && let Some((due_us, at)) = self.watched.pop_due(now_us)
         {
+            looks += 1;
             let is_in_repair = self.partitions[at.p].repair.is_some();
             let target = &mut self.partitions[at.p].state.chats[at.chat].targets[at.target];
             if target.watched_us != Some(due_us) {
                 continue;
             }
             if (target.sent == target.heard && target.silent == 0) || is_in_repair {
-                target.watched_us = None;
+                // Who is in repair asks nobody.
+                (target.watched_us, target.silent) = (None, 0);
                 continue;
             }
             let to = self.config.shard_of(target.partition);
-            // By a lane that is full nobody is asked, and nobody's answer is missed.
+            // By a lane that is full nobody is asked, and nobody's answer is missed: it is looked at soon again.
             let may_ask = to == self.config.shard || self.lanes.is_open(fx, to);
             let is_silent = may_ask && target.progress_us + retry_us(target.silent) <= now_us;
             if is_silent {
@@ -296,7 +302,7 @@ impl Shard {
                 target.sent = target.heard;
                 target.silent = (target.silent + 1).min(limits::OUTBOX_RETRY_DOUBLINGS);
             }
-            target.watched_us = self.watched.push(now_us, target.silent, at);
+            target.watched_us = self.watched.push(now_us, if may_ask { target.silent } else { 0 }, at);
             if is_silent {
                 asked += 1;
                 self.ask(fx, at);

@@ -306,6 +306,8 @@ impl Shard {
         self.now = now;
         self.on_timeout(fx);
         self.refill_lanes(fx);
+        // Behind what has waited for the lanes: whether they have room is known now.
+        self.ask_again(fx);
         self.fan_out_ready(fx);
         loop {
             while let Some(item) = self.local.pop_front() {

@@ -49,7 +49,6 @@ impl Shard {
         }
         self.close_silent(fx);
         self.close_stuck(fx);
-        self.send_again(fx);
     }
 
     pub(crate) fn next_wake_us(&self) -> u64 {

@@ -157,8 +157,8 @@ fn of_many_who_are_silent_no_turn_asks_more_than_some_and_none_by_a_full_lane() 
     fan_outs(&mut node);
     node.lane_room = 4096;
     node.fan_outs_max = 0;
-    // All of them are due.
-    node.now.mono_us += SLOWEST_US;
+    // None has been waited for meanwhile.
+    node.now.mono_us += OUTBOX_RETRY_US;
     node.turns(20);
     assert_eq!(fan_outs(&mut node).1.len(), many);
     assert!(node.fan_outs_max <= QUESTIONS_MAX, "{} in one turn", node.fan_outs_max);
