@@ -25,7 +25,7 @@ use crate::tell;
 const SHARE_OF_TURN: usize = 16;
 
 /// Time between two turns once all faults have ended: long enough for several things to come together.
-const HEALED_TURN_US: u64 = 5_000;
+const HEALED_TURN_US: u64 = 12_000;
 
 /// Something that a shard can be told now.
 #[derive(Clone, Copy, Debug)]

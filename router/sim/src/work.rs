@@ -41,8 +41,9 @@ impl Client {
     fn wish(&mut self, b: &mut Bottom, model: &mut Model) {
         let own = model.user_of(self.device);
         let mut members: BTreeSet<UserIndex> = [own].into();
-        let group = b.rng.per_mille(500);
-        let others = if group { b.rng.below(model.users.len() as u64) } else { 1 };
+        // What is sent to a group goes to more shards than one.
+        let group = b.rng.per_mille(750);
+        let others = if group { b.rng.between(1, 2 * model.users.len() as u64) } else { 1 };
         for _ in 0..others {
             members.insert(b.rng.index(model.users.len()));
         }

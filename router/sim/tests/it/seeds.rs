@@ -10,8 +10,9 @@ use whimbrel_sim::{DEFAULT_STEPS, Outcome, Run, Stats, Trace, failure, run};
 /// As many as rare weather needs: a sort of cold segments that fails before all faults have ended comes in one of a hundred.
 const SEEDS: u64 = 176;
 
-/// In which something is erased beside a page that the disk does not give, before all faults have ended: one seed of a thousand.
-const RAREST: u64 = 325;
+/// In which something is erased beside a page that the disk does not give, before all faults have ended, and a sort of cold segments is cut
+/// off by a crash: a few seeds of a thousand.
+const RAREST: u64 = 706;
 
 fn sim(seed: u64) -> Outcome {
     run(Run { seed, steps: DEFAULT_STEPS, plant: None }, Trace::default())
@@ -30,8 +31,7 @@ fn seeds_find_nothing_in_weather_of_every_kind() {
         total.add(&outcome.stats);
         each.push(outcome.stats);
     }
-    // What is sent in vain to who does not answer is no load: there is none of it.
-    assert!(total.load_share() >= 0.45, "steps that carry load: {:.3}", total.load_share());
+    assert!(total.load_share() >= 0.5, "steps that carry load: {:.3}", total.load_share());
     assert_eq!(total.sent, total.acknowledged, "whoever writes to a chat of their own is answered");
     for (name, count) in total.fields() {
         assert!(count > 0, "{name} never happened");
