@@ -3,7 +3,7 @@
 //! The log is made by a server that is loaded and makes no checkpoint, but for the one of a clean shutdown half way; a part of
 //! the messages goes to devices that are away, so that every segment has something that waits. Then, in turn and with nothing of the data
 //! directory in the page cache: all of the log behind the checkpoint is read once, as `cat` does it; a server is started, and
-//! killed once it serves; and the same is read while as much CPU time is used as that start used: the [floor]. A start adds a few
+//! killed once it serves; and the same is read while as much CPU time is used as the last start used: the [floor]. A start adds a few
 //! records to what the next one reads.
 
 mod floor;
